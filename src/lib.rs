@@ -1,0 +1,20 @@
+//! dingd
+pub mod admin;
+pub mod app;
+pub mod cache;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod delivery;
+pub mod dingtalk;
+pub mod directory;
+pub mod drain;
+pub mod egress;
+pub mod health;
+pub mod http;
+pub mod inbound;
+pub mod journal;
+pub mod metrics;
+pub mod outbound;
+pub mod secret;
+pub mod sim;
