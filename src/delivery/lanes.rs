@@ -1,0 +1,377 @@
+//! Who is next: first in, first out within a lane, one in flight a lane, urgent lanes first, and
+//! lanes of equal urgency in turn.
+//!
+//! A lane waits for exactly one thing at a time: its turn, a moment, a gate (a limit that is used
+//! up), or the end of its own attempt. So the cost of a decision does not grow with what waits.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::Hash;
+
+use super::state::Priority;
+
+/// A failing head blocks its lane no longer than this, in milliseconds; then it steps aside.
+const HEAD_BLOCKS_MAX_MS: u64 = 300_000;
+
+/// A lane's place in [`Lanes`]. Reused after the lane ran empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(usize);
+
+/// All lanes of one direction. `K` identifies a lane, `T` is an item, `G` a gate.
+#[derive(Debug)]
+pub struct Lanes<K, T, G> {
+    slots: Vec<Lane<K, T>>,
+    free: Vec<LaneId>,
+    by_key: HashMap<K, LaneId>,
+    ready: [VecDeque<LaneId>; Priority::COUNT],
+    sleeping: BTreeSet<(u64, LaneId)>,
+    parked: HashMap<G, [VecDeque<LaneId>; Priority::COUNT]>,
+    /// Heads that stepped aside, due at a monotonic time.
+    aside: BTreeSet<(u64, u64)>,
+    aside_items: HashMap<u64, (K, Priority, T)>,
+    next_aside: u64,
+}
+
+#[derive(Debug)]
+struct Lane<K, T> {
+    key: Option<K>,
+    priority: Priority,
+    queue: VecDeque<T>,
+    head_failing_since_ms: Option<u64>,
+    waits: Waits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    Nothing,
+    Turn,
+    Moment,
+    Gate,
+    Flight,
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Landed {
+    /// The head is settled; the next one moves up.
+    Settled,
+    /// The head stays and is due again at this monotonic time. `failed` is false where the item
+    /// itself is not to blame (a limit, a token), so that it does not have to step aside.
+    Again {
+        /// Monotonic milliseconds.
+        due_ms: u64,
+        /// Whether this was a failure of the item.
+        failed: bool,
+    },
+}
+
+impl<K, T, G> Default for Lanes<K, T, G> {
+    fn default() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::new(),
+            ready: Default::default(),
+            sleeping: BTreeSet::new(),
+            parked: HashMap::new(),
+            aside: BTreeSet::new(),
+            aside_items: HashMap::new(),
+            next_aside: 0,
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
+    /// Puts `item` at the end of its lane. If the lane was empty the item is due at `due_ms`
+    /// (monotonic; 0 = now).
+    pub fn push(&mut self, key: &K, priority: Priority, item: T, due_ms: u64) {
+        let id = self.lane(key, priority);
+        let Some(lane) = self.slots.get_mut(id.0) else {
+            return;
+        };
+        lane.queue.push_back(item);
+        if lane.waits == Waits::Nothing {
+            self.sleep(id, due_ms);
+        }
+    }
+
+    /// The next lane whose head is due, with the head. The caller must answer with
+    /// [`Self::fly`], [`Self::park`], [`Self::put_off`] or [`Self::drop_head`].
+    pub fn next(&mut self, now_ms: u64) -> Option<(LaneId, T)> {
+        self.wake(now_ms);
+        for queue in &mut self.ready {
+            while let Some(id) = queue.pop_front() {
+                let Some(lane) = self.slots.get_mut(id.0) else {
+                    continue;
+                };
+                lane.waits = Waits::Nothing;
+                if let Some(item) = lane.queue.front() {
+                    return Some((id, *item));
+                }
+            }
+        }
+        None
+    }
+
+    /// The head's attempt starts.
+    pub fn fly(&mut self, id: LaneId) {
+        if let Some(lane) = self.slots.get_mut(id.0) {
+            lane.waits = Waits::Flight;
+        }
+    }
+
+    /// The lane waits until `gate` is opened by [`Self::open`].
+    pub fn park(&mut self, id: LaneId, gate: G) {
+        let Some(lane) = self.slots.get_mut(id.0) else {
+            return;
+        };
+        lane.waits = Waits::Gate;
+        let queues = self.parked.entry(gate).or_default();
+        if let Some(queue) = queues.get_mut(lane.priority.index()) {
+            queue.push_back(id);
+        }
+    }
+
+    /// The lane is looked at again at `due_ms`.
+    pub fn put_off(&mut self, id: LaneId, due_ms: u64) {
+        self.sleep(id, due_ms);
+    }
+
+    /// The head needs no attempt (it was cancelled or has expired).
+    pub fn drop_head(&mut self, id: LaneId) {
+        self.advance(id);
+    }
+
+    /// Lets up to `count` lanes that wait for `gate` have their turn, the urgent ones first.
+    pub fn open(&mut self, gate: &G, count: usize) {
+        let mut left = count;
+        let Some(queues) = self.parked.get_mut(gate) else {
+            return;
+        };
+        for queue in queues.iter_mut() {
+            while left > 0
+                && let Some(id) = queue.pop_front()
+            {
+                if let Some(lane) = self.slots.get_mut(id.0) {
+                    lane.waits = Waits::Turn;
+                    if let Some(ready) = self.ready.get_mut(lane.priority.index()) {
+                        ready.push_back(id);
+                    }
+                    left -= 1;
+                }
+            }
+        }
+        if queues.iter().all(VecDeque::is_empty) {
+            self.parked.remove(gate);
+        }
+    }
+
+    /// An attempt that [`Self::fly`] began has ended. Returns whether the head stepped aside.
+    pub fn land(&mut self, id: LaneId, landed: Landed, now_ms: u64) -> bool {
+        let Landed::Again { due_ms, failed } = landed else {
+            self.advance(id);
+            return false;
+        };
+        let Some(lane) = self.slots.get_mut(id.0) else {
+            return false;
+        };
+        let since_ms = *lane.head_failing_since_ms.get_or_insert(now_ms);
+        let blocks_too_long = now_ms.saturating_sub(since_ms) >= HEAD_BLOCKS_MAX_MS;
+        if failed
+            && blocks_too_long
+            && lane.queue.len() > 1
+            && let (Some(item), Some(key)) = (lane.queue.front().copied(), lane.key.clone())
+        {
+            let priority = lane.priority;
+            self.next_aside += 1;
+            self.aside.insert((due_ms, self.next_aside));
+            self.aside_items
+                .insert(self.next_aside, (key, priority, item));
+            self.advance(id);
+            return true;
+        }
+        self.sleep(id, due_ms);
+        false
+    }
+
+    /// When [`Self::next`] may have something that it does not have now.
+    pub fn wakes_at(&self) -> Option<u64> {
+        let sleeper = self.sleeping.first().map(|(due_ms, _)| *due_ms);
+        let aside = self.aside.first().map(|(due_ms, _)| *due_ms);
+        [sleeper, aside].into_iter().flatten().min()
+    }
+
+    /// Whether some lane has its turn now.
+    pub fn has_ready(&self) -> bool {
+        self.ready.iter().any(|queue| !queue.is_empty())
+    }
+
+    fn lane(&mut self, key: &K, priority: Priority) -> LaneId {
+        if let Some(id) = self.by_key.get(key) {
+            return *id;
+        }
+        let lane = Lane {
+            key: Some(key.clone()),
+            priority,
+            queue: VecDeque::new(),
+            head_failing_since_ms: None,
+            waits: Waits::Nothing,
+        };
+        let id = match self.free.pop() {
+            Some(id) => {
+                if let Some(slot) = self.slots.get_mut(id.0) {
+                    *slot = lane;
+                }
+                id
+            }
+            None => {
+                self.slots.push(lane);
+                LaneId(self.slots.len() - 1)
+            }
+        };
+        self.by_key.insert(key.clone(), id);
+        id
+    }
+
+    /// Takes the head away; the lane goes on with the next one, or goes away.
+    fn advance(&mut self, id: LaneId) {
+        let Some(lane) = self.slots.get_mut(id.0) else {
+            return;
+        };
+        lane.queue.pop_front();
+        lane.head_failing_since_ms = None;
+        if lane.queue.is_empty() {
+            lane.waits = Waits::Nothing;
+            if let Some(key) = lane.key.take() {
+                self.by_key.remove(&key);
+                self.free.push(id);
+            }
+        } else {
+            self.sleep(id, 0);
+        }
+    }
+
+    fn sleep(&mut self, id: LaneId, due_ms: u64) {
+        let Some(lane) = self.slots.get_mut(id.0) else {
+            return;
+        };
+        if due_ms == 0 {
+            lane.waits = Waits::Turn;
+            if let Some(ready) = self.ready.get_mut(lane.priority.index()) {
+                ready.push_back(id);
+            }
+        } else {
+            lane.waits = Waits::Moment;
+            self.sleeping.insert((due_ms, id));
+        }
+    }
+
+    fn wake(&mut self, now_ms: u64) {
+        while let Some(&(due_ms, id)) = self.sleeping.first()
+            && due_ms <= now_ms
+        {
+            self.sleeping.pop_first();
+            self.sleep(id, 0);
+        }
+        while let Some(&(due_ms, aside)) = self.aside.first()
+            && due_ms <= now_ms
+        {
+            self.aside.pop_first();
+            if let Some((key, priority, item)) = self.aside_items.remove(&aside) {
+                self.push(&key, priority, item, 0);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Test = Lanes<&'static str, u32, &'static str>;
+
+    fn take(lanes: &mut Test, now_ms: u64) -> Option<(LaneId, u32)> {
+        let (id, item) = lanes.next(now_ms)?;
+        lanes.fly(id);
+        Some((id, item))
+    }
+
+    #[test]
+    fn a_lane_is_first_in_first_out_with_one_in_flight() {
+        let mut lanes = Test::default();
+        lanes.push(&"a", Priority::Normal, 1, 0);
+        lanes.push(&"a", Priority::Normal, 2, 0);
+        let (id, item) = take(&mut lanes, 0).unwrap();
+        assert_eq!(item, 1);
+        assert!(lanes.next(0).is_none());
+        lanes.land(id, Landed::Settled, 0);
+        assert_eq!(take(&mut lanes, 0).unwrap().1, 2);
+    }
+
+    #[test]
+    fn urgent_lanes_overtake_and_equal_lanes_take_turns() {
+        let mut lanes = Test::default();
+        for (key, priority, items) in [
+            ("b", Priority::Normal, [1, 2]),
+            ("c", Priority::Normal, [3, 4]),
+            ("a", Priority::Critical, [5, 6]),
+        ] {
+            for item in items {
+                lanes.push(&key, priority, item, 0);
+            }
+        }
+        let mut order = vec![];
+        while let Some((id, item)) = take(&mut lanes, 0) {
+            order.push(item);
+            lanes.land(id, Landed::Settled, 0);
+        }
+        assert_eq!(order, [5, 6, 1, 3, 2, 4]);
+    }
+
+    #[test]
+    fn a_parked_lane_waits_for_its_gate_and_the_urgent_one_goes_first() {
+        let mut lanes = Test::default();
+        lanes.push(&"n", Priority::Normal, 1, 0);
+        lanes.push(&"c", Priority::Critical, 2, 0);
+        while let Some((id, _)) = lanes.next(0) {
+            lanes.park(id, "robot");
+        }
+        lanes.open(&"robot", 1);
+        assert_eq!(take(&mut lanes, 0).unwrap().1, 2);
+        assert!(lanes.next(0).is_none());
+        lanes.open(&"robot", 9);
+        assert_eq!(take(&mut lanes, 0).unwrap().1, 1);
+    }
+
+    #[test]
+    fn a_head_that_fails_for_five_minutes_steps_aside_and_comes_back() {
+        let mut lanes = Test::default();
+        lanes.push(&"a", Priority::Normal, 1, 0);
+        lanes.push(&"a", Priority::Normal, 2, 0);
+        let again = |due_ms| Landed::Again {
+            due_ms,
+            failed: true,
+        };
+        let (id, _) = take(&mut lanes, 0).unwrap();
+        assert!(!lanes.land(id, again(299_000), 0));
+        let (id, item) = take(&mut lanes, 299_000).unwrap();
+        assert_eq!(item, 1);
+        assert!(lanes.next(299_000).is_none(), "the head still blocks");
+        assert!(lanes.land(id, again(400_000), 300_000));
+        let (id, item) = take(&mut lanes, 300_000).unwrap();
+        assert_eq!(item, 2);
+        lanes.land(id, Landed::Settled, 300_000);
+        assert_eq!(lanes.wakes_at(), Some(400_000));
+        assert_eq!(take(&mut lanes, 400_000).unwrap().1, 1);
+    }
+
+    #[test]
+    fn a_slot_is_used_again_after_its_lane_ran_empty() {
+        let mut lanes = Test::default();
+        for round in 0..100 {
+            lanes.push(&"a", Priority::Low, round, 0);
+            let (id, _) = take(&mut lanes, 0).unwrap();
+            lanes.land(id, Landed::Settled, 0);
+        }
+        assert_eq!(lanes.slots.len(), 1);
+    }
+}
