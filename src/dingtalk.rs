@@ -1,0 +1,11 @@
+//! ── pure ── DingTalk's wire: what its bytes mean and which bytes it expects.
+//!
+//! [`signature`] and [`envelope`] open callbacks and seal replies · [`event`] what a callback says ·
+//!
+//! Names no runtime, no network, no engine and no clock: bytes and `now` come in, values go out.
+
+pub mod answer;
+pub mod envelope;
+pub mod event;
+pub mod message;
+pub mod signature;

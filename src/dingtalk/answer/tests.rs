@@ -1,0 +1,478 @@
+//! Proofs of success, ban pages, statuses and what is told about them.
+
+mod codes;
+mod noise;
+
+use super::*;
+use Api::{CardCreate, CardUpdate, GroupSend, OtoSend, SceneGroup, Token, UserLookup, WebhookSend};
+
+const ALL: [Api; 8] = [
+    Token,
+    GroupSend,
+    OtoSend,
+    WebhookSend,
+    SceneGroup,
+    UserLookup,
+    CardCreate,
+    CardUpdate,
+];
+
+fn answer(status: u16, body: &str) -> Answer<'_> {
+    Answer {
+        status,
+        body: body.as_bytes(),
+        body_complete: true,
+        retry_after_s: None,
+    }
+}
+
+/// The verdict in one line, e.g. `pause robot fixed 600000 robot_throttled`.
+fn line(verdict: &Verdict) -> String {
+    let slug = verdict.reason().map_or("", |reason| &reason.code);
+    match verdict {
+        Verdict::Sent { handle } => format!("sent {}", handle.as_deref().unwrap_or("-")),
+        Verdict::SentInPart {
+            handle,
+            invalid,
+            throttled,
+        } => {
+            let handle = handle.as_deref().unwrap_or("-");
+            format!(
+                "part {handle} {}|{}",
+                invalid.join(","),
+                throttled.join(",")
+            )
+        }
+        Verdict::Pause { scope, wait, .. } => format!("pause {scope:?} {wait:?} {slug}"),
+        Verdict::Blocked { scope, .. } => format!("blocked {scope:?} {slug}"),
+        other => format!("{} {slug}", other.label()),
+    }
+}
+
+fn seen(api: Api, status: u16, body: &str) -> String {
+    let verdict = judge(api, &answer(status, body));
+    if let Some(reason) = verdict.reason() {
+        assert!(reason.detail.len() <= DETAIL_BYTES_MAX);
+        assert!(
+            !reason.fix_zh.is_empty() && !reason.fix_en.is_empty(),
+            "{}",
+            reason.code
+        );
+    }
+    line(&verdict)
+}
+
+/// Checks lines of `body => verdict`, each with HTTP 200.
+fn check(api: Api, rows: &str) {
+    for row in rows.trim().lines() {
+        let (body, expected) = row.trim().split_once(" => ").unwrap();
+        assert_eq!(seen(api, 200, body), expected, "{api:?} {body}");
+    }
+}
+
+#[test]
+fn a_refused_token_means_refused_credentials_on_the_token_call_and_a_wrong_url_on_a_webhook() {
+    for body in [
+        r#"{"errcode":40001}"#,
+        r#"{"code":"InvalidAuthentication"}"#,
+    ] {
+        assert_eq!(seen(Token, 200, body), "blocked App credentials_refused");
+        assert_eq!(seen(WebhookSend, 200, body), "dead robot_gone");
+        assert_eq!(seen(UserLookup, 200, body), "refresh_token token_refused");
+    }
+    assert_eq!(seen(Token, 401, ""), "blocked App credentials_refused");
+    assert_eq!(seen(CardCreate, 401, "{}"), "refresh_token token_refused");
+    assert_eq!(seen(WebhookSend, 401, "{}"), "dead rejected");
+}
+
+#[test]
+fn each_call_has_its_own_proof_of_success() {
+    let webhook = r#"
+        {"errcode":0,"errmsg":"ok"} => sent -
+        {"errcode":"0"} => sent -
+        {"ErrCode":0.0} => sent -
+        {"errmsg":"ok"} => unknown answer_unreadable
+        {"errcode":null} => unknown answer_unreadable
+        {"errcode":false} => unknown answer_unreadable"#;
+    check(WebhookSend, webhook);
+    let user = r#"
+        {"errcode":"0","result":{"userid":"z"}} => sent -
+        {"result":{"userid":"z"}} => retry answer_unreadable"#;
+    check(UserLookup, user);
+    let group = r#"
+        {"processQueryKey":"k+/="} => sent k+/=
+        {"processQueryKey":""} => unknown answer_unreadable
+        {"processQueryKey":7} => unknown answer_unreadable
+        {"errcode":0} => unknown answer_unreadable
+        {"processQueryKey":"k","code":"x"} => unknown answer_unreadable"#;
+    check(GroupSend, group);
+    let scene = r#"
+        {"success":true} => sent -
+        {"title":"SRE"} => sent -
+        {"openConversationId":"cid"} => sent -
+        {"success":false,"title":"SRE"} => retry answer_unreadable"#;
+    check(SceneGroup, scene);
+    let token = r#"
+        {"accessToken":"t","expireIn":7200} => sent -
+        {"errcode":0,"access_token":"t"} => sent -
+        {"accessToken":""} => retry answer_unreadable"#;
+    check(Token, token);
+}
+
+#[test]
+fn a_card_is_sent_only_if_every_space_took_it() {
+    let create = r#"
+        {"success":true} => unknown card_delivery_uncertain
+        {"success":true,"result":{"deliverResults":[]}} => unknown card_delivery_uncertain
+        {"success":true,"result":{"deliverResults":[{}]}} => unknown card_delivery_uncertain
+        {"success":false} => retry card_not_delivered
+        {} => unknown answer_unreadable"#;
+    check(CardCreate, create);
+    let update = r#"
+        {"success":true,"result":true} => sent -
+        {"success":true,"result":false} => retry answer_unreadable
+        {"code":"param.cardAlreadyExist"} => retry card_delivery_uncertain"#;
+    check(CardUpdate, update);
+    let spaces = |spaces: &str| {
+        let body = format!(r#"{{"success":true,"result":{{"deliverResults":[{spaces}]}}}}"#);
+        seen(CardCreate, 200, &body)
+    };
+    let took = r#"{"success":true,"spaceId":"a","carrierId":"c"}"#;
+    let refused = r#"{"success":"false","spaceId":"b","errorMsg":"oops"}"#;
+    assert_eq!(spaces(took), "sent c");
+    assert_eq!(spaces(&format!("{took},{refused}")), "part c b|");
+    assert_eq!(spaces(refused), "dead card_not_delivered");
+    assert_eq!(
+        spaces(&refused.replace("oops", "system.busy")),
+        "retry dingtalk_busy"
+    );
+}
+
+#[test]
+fn a_send_to_people_names_those_who_did_not_get_it() {
+    let rows = r#"
+        {"processQueryKey":"k","invalidStaffIdList":[]} => sent k
+        {"processQueryKey":"k","invalidStaffIdList":null} => sent k
+        {"processQueryKey":"k","invalidStaffIdList":["u2"]} => part k u2|
+        {"processQueryKey":"k","filteredStaffIdList":["u2"]} => part k u2|
+        {"processQueryKey":"k","flowControlledStaffIdList":["u1","u1"]} => part k |u1
+        {"invalidstaffidlist":["u2",3],"flowControlledStaffIdList":["u2","u4"]} => part - u2,3|u4
+        {"invalidStaffIdList":[]} => unknown answer_unreadable
+        {"processQueryKey":"k","invalidStaffIdList":"u2"} => unknown answer_unreadable
+        {"processQueryKey":"k","invalidStaffIdList":[{}]} => unknown answer_unreadable
+        {"processQueryKey":"k","errcode":130101} => unknown answer_unreadable"#;
+    check(OtoSend, rows);
+}
+
+#[test]
+fn a_body_that_cannot_be_read_is_unknown_for_sends_and_retried_otherwise() {
+    for api in ALL {
+        let expected = if api.is_send() {
+            "unknown answer_unreadable"
+        } else {
+            "retry answer_unreadable"
+        };
+        for body in [
+            "",
+            " ",
+            "[]",
+            "0",
+            "\"ok\"",
+            "ok",
+            "{",
+            "{}",
+            r#"{"errcode":"#,
+            "nul",
+        ] {
+            assert_eq!(seen(api, 200, body), expected, "{api:?} {body}");
+        }
+        let cut = r#"{"errcode":0,"processQueryKey":"k","accessToken":"t","success":true}"#;
+        let cut = Answer {
+            body_complete: false,
+            ..answer(200, cut)
+        };
+        assert_eq!(line(&judge(api, &cut)), expected, "{api:?}, cut");
+    }
+}
+
+#[test]
+fn a_ban_page_pauses_the_egress_address() {
+    let five = "pause Egress Fixed(300000) egress_banned";
+    for api in ALL {
+        for status in [200, 400, 403, 405, 429] {
+            assert_eq!(
+                seen(api, status, "\u{feff} \n<!doctype html>…"),
+                five,
+                "{status}"
+            );
+        }
+        for body in [
+            r#"{"status":1111,"wait":5,"source":"x5","punish":"deny","uuid":"u"}"#,
+            r#"{"status":"1111"}"#,
+            r#"{"punish":"deny","wait":"3"}"#,
+            r#"{"status":1111,"errcode":0}"#,
+            r#"{"status":1111,"wait":-7}"#,
+        ] {
+            assert_eq!(seen(api, 200, body), five, "{body}");
+        }
+    }
+    let long = r#"{"status":1111,"wait":7}"#;
+    assert_eq!(
+        seen(GroupSend, 200, long),
+        "pause Egress Fixed(420000) egress_banned"
+    );
+    let absurd = r#"{"status":1111,"wait":18446744073709551615}"#;
+    assert_eq!(
+        seen(GroupSend, 200, absurd),
+        "pause Egress Fixed(3600000) egress_banned"
+    );
+    let cut = Answer {
+        body_complete: false,
+        ..answer(200, "<html>")
+    };
+    assert_eq!(line(&judge(WebhookSend, &cut)), five);
+}
+
+#[test]
+fn a_fused_ban_page_with_a_robot_code_pauses_only_the_robot() {
+    let fused = r#"{"status":1111,"wait":5,"source":"x5","punish":"deny","uuid":"u",
+        "errcode":130101,"errmsg":"send too fast, exceed 20 times per minute"}"#;
+    assert_eq!(
+        seen(WebhookSend, 200, fused),
+        "pause Robot Fixed(600000) robot_throttled"
+    );
+    let strange = fused.replace("130101", "777");
+    assert_eq!(
+        seen(WebhookSend, 200, &strange),
+        "pause Egress Fixed(300000) egress_banned"
+    );
+}
+
+#[test]
+fn a_gateways_error_page_is_no_ban() {
+    for status in [500, 502, 503, 504, 520] {
+        for body in [
+            "<html>Bad Gateway</html>",
+            "",
+            "busy",
+            "{}",
+            r#"{"errcode":0}"#,
+        ] {
+            assert_eq!(seen(GroupSend, status, body), "unknown outcome_unknown");
+            assert_eq!(seen(WebhookSend, status, body), "unknown outcome_unknown");
+            assert_eq!(seen(UserLookup, status, body), "retry dingtalk_busy");
+        }
+    }
+    assert_eq!(seen(GroupSend, 302, "<html>"), "dead redirect_refused");
+    assert_eq!(seen(GroupSend, 404, "<html>"), "dead api_unknown");
+    assert_eq!(seen(GroupSend, 413, "<html>"), "dead content_too_large");
+    assert_eq!(seen(GroupSend, 408, "<html>"), "retry dingtalk_busy");
+}
+
+#[test]
+fn without_a_code_the_status_decides() {
+    let rows = [
+        (301, "dead redirect_refused"),
+        (400, "dead rejected"),
+        (403, "dead rejected"),
+        (404, "dead api_unknown"),
+        (408, "retry dingtalk_busy"),
+        (413, "dead content_too_large"),
+        (418, "dead rejected"),
+        (425, "retry dingtalk_busy"),
+        (429, "pause AppApi Fixed(60000) api_throttled"),
+        (100, "unknown answer_unreadable"),
+        (0, "unknown answer_unreadable"),
+        (999, "unknown answer_unreadable"),
+    ];
+    for (status, expected) in rows {
+        for body in ["", "nope", "{}"] {
+            assert_eq!(seen(GroupSend, status, body), expected, "{status}");
+        }
+    }
+}
+
+#[test]
+fn a_retry_after_lengthens_a_pause_but_never_beyond_an_hour() {
+    let wait = |status, code: &str, after| {
+        let body = format!(r#"{{"code":"{code}"}}"#);
+        let answer = Answer {
+            retry_after_s: Some(after),
+            ..answer(status, &body)
+        };
+        line(&judge(GroupSend, &answer))
+    };
+    let qps = "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi";
+    let qpm = "Forbidden.AccessDenied.QpmLimitForAppkeyAndApi";
+    assert_eq!(wait(429, "x", 5), "pause AppApi Fixed(60000) api_throttled");
+    assert_eq!(
+        wait(429, "x", 90),
+        "pause AppApi Fixed(90000) api_throttled"
+    );
+    assert_eq!(
+        wait(429, "x", u64::MAX),
+        "pause AppApi Fixed(3600000) api_throttled"
+    );
+    assert_eq!(
+        wait(429, "90002", 0),
+        "pause Api Growing(60000) platform_throttled"
+    );
+    assert_eq!(wait(429, qpm, 0), "pause AppApi Fixed(60000) api_throttled");
+    assert_eq!(wait(403, qpm, 0), "pause AppApi NextMinute api_throttled");
+    assert_eq!(wait(403, qps, 7), "pause AppApi Fixed(7000) api_throttled");
+}
+
+#[test]
+fn a_call_without_an_answer_is_ambiguous_only_if_it_may_have_left() {
+    for api in ALL {
+        let judged = |request_may_have_left| {
+            line(&judge_no_answer(
+                api,
+                &NoAnswer {
+                    request_may_have_left,
+                    detail: "reset",
+                },
+            ))
+        };
+        assert_eq!(judged(false), "retry dingtalk_unreachable");
+        let expected = if api.is_send() {
+            "unknown outcome_unknown"
+        } else {
+            "retry answer_missing"
+        };
+        assert_eq!(judged(true), expected);
+    }
+    let detail = "POST https://x/robot/send?access_token=abc123&timestamp=1&sign=a%2Bb: reset";
+    let verdict = judge_no_answer(
+        WebhookSend,
+        &NoAnswer {
+            request_may_have_left: false,
+            detail,
+        },
+    );
+    assert_eq!(
+        verdict.reason().unwrap().detail,
+        "POST https://x/robot/send?access_token=***&timestamp=1&sign=***: reset"
+    );
+}
+
+#[test]
+fn a_missing_permission_is_named_in_the_detail_and_in_the_cure() {
+    let listed = r#"{"code":"Forbidden.AccessDenied.AccessTokenPermissionDenied","requestid":"R",
+        "message":"m","accessdenieddetail":{"requiredScopes":["qyapi_robot_sendmsg","<b>"]}}"#;
+    let mentioned = r#"{"errcode":88,"sub_code":60011,"sub_msg":"缺少[qyapi_robot_sendmsg]",
+        "request_id":"R"}"#;
+    for body in [listed, mentioned] {
+        let verdict = judge(GroupSend, &answer(403, body));
+        let reason = verdict.reason().unwrap();
+        assert!(
+            reason
+                .detail
+                .ends_with("; request R; needs qyapi_robot_sendmsg"),
+            "{reason:?}"
+        );
+        assert!(
+            reason.fix_zh.ends_with("缺少：qyapi_robot_sendmsg。"),
+            "{reason:?}"
+        );
+        assert!(
+            reason.fix_en.ends_with("Missing: qyapi_robot_sendmsg."),
+            "{reason:?}"
+        );
+    }
+}
+
+#[test]
+fn a_detail_is_one_short_clean_line_without_the_body() {
+    let body = format!(
+        "{{\"errcode\":777,\"errmsg\":\"a\\u001b[31m\\nb\\u2028\\u202e{}\",\"access_token\":\"s3\",
+        \"request_id\":\"r\"}}",
+        "长".repeat(900)
+    );
+    let verdict = judge(GroupSend, &answer(200, &body));
+    let detail = &verdict.reason().unwrap().detail;
+    assert!(
+        detail.starts_with("HTTP 200, 777: a [31m b  长长"),
+        "{detail}"
+    );
+    assert!(detail.ends_with("长; request r"), "{detail}");
+    assert!(detail.len() <= DETAIL_BYTES_MAX && !detail.contains("s3"));
+    let code = format!(r#"{{"code":"{}"}}"#, "é".repeat(900));
+    assert!(
+        judge(GroupSend, &answer(400, &code))
+            .reason()
+            .unwrap()
+            .detail
+            .len()
+            < 200
+    );
+}
+
+#[test]
+fn the_code_label_is_bounded() {
+    let rows = [
+        (200, r#"{"errcode":0}"#, "none"),
+        (200, "", "none"),
+        (200, r#"{"errcode":"130101"}"#, "130101"),
+        (200, r#"{"errcode":88,"sub_code":"40014"}"#, "40014"),
+        (400, r#"{"code":"SEND.too.fast"}"#, "send.too.fast"),
+        (400, r#"{"code":"contain.notAllowed.text"}"#, "contain.*"),
+        (400, r#"{"code":"made.up"}"#, "other"),
+        (200, r#"{"status":1111}"#, "1111"),
+        (502, "<html>", "html"),
+        (302, "", "http_3xx"),
+        (418, "{}", "http_4xx"),
+        (503, "", "http_5xx"),
+        (0, "", "other"),
+    ];
+    for (status, body, expected) in rows {
+        assert_eq!(
+            code_label(&answer(status, body)),
+            expected,
+            "{status} {body}"
+        );
+    }
+}
+
+#[test]
+fn the_vendors_error_is_given_as_code_message_and_request_id() {
+    let error = |body| vendor_error(&answer(400, body));
+    let told = |code: &str, message: &str, request_id: Option<&str>| {
+        let request_id = request_id.map(str::to_owned);
+        Some(VendorError {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            request_id,
+        })
+    };
+    let both = r#"{"Code":"a.b","Message":"m","RequestId":"r"}"#;
+    assert_eq!(error(both), told("a.b", "m", Some("r")));
+    let wrapped = r#"{"errcode":88,"errmsg":"o","sub_code":40014,"sub_msg":"i","request_id":"r"}"#;
+    assert_eq!(error(wrapped), told("40014", "i", Some("r")));
+    assert_eq!(
+        error(r#"{"errcode":88,"errmsg":"o"}"#),
+        told("88", "o", None)
+    );
+    assert_eq!(
+        error(r#"{"punish":"deny"}"#),
+        told("1111", "punished, wait 0 min", None)
+    );
+    for body in ["", "<html>", "{}", r#"{"errcode":0,"errmsg":"ok"}"#] {
+        assert_eq!(error(body), None, "{body}");
+    }
+}
+
+#[test]
+fn only_the_security_refusal_may_be_a_stale_signature() {
+    for body in [r#"{"errcode":310000}"#, r#"{"errcode":"310000"}"#] {
+        assert!(may_be_stale_signature(&answer(200, body)));
+    }
+    for body in [
+        r#"{"errcode":0}"#,
+        r#"{"errcode":130101}"#,
+        "310000",
+        "<html>",
+    ] {
+        assert!(!may_be_stale_signature(&answer(200, body)));
+    }
+}
