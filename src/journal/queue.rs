@@ -1,0 +1,301 @@
+//! A durable queue: append, update, finish, recover. The inbox and the outbox are one each.
+//!
+//! A queue knows nothing of what it carries but a number, a lane and a size. Every change is put into
+//! the caller's [`Batch`], so that it becomes durable together with what belongs to it; what is
+//! counted in memory changes when the batch is durable.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use super::{Batch, Order, ReadError, Table, View};
+use crate::delivery::record;
+use crate::delivery::state::{Priority, Tag};
+
+/// The tables and counters of one queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// `inbound` or `outbound`, for metrics.
+    pub direction: &'static str,
+    /// What was accepted.
+    pub payload: Table,
+    /// States of what is under way.
+    pub live: Table,
+    /// States of what has ended.
+    pub done: Table,
+    /// Counts what was ever accepted.
+    pub accepted: &'static str,
+    /// Counts what was set aside as damaged.
+    pub quarantined: &'static str,
+    /// Counts what was removed after its time.
+    pub purged: &'static str,
+}
+
+/// From DingTalk to the platform.
+pub const INBOX: Place = Place {
+    direction: "inbound",
+    payload: Table::InboxPayload,
+    live: Table::InboxLive,
+    done: Table::InboxDone,
+    accepted: "inbox_accepted",
+    quarantined: "inbox_quarantined",
+    purged: "inbox_purged",
+};
+
+/// From the platform to DingTalk.
+pub const OUTBOX: Place = Place {
+    direction: "outbound",
+    payload: Table::OutboxPayload,
+    live: Table::OutboxLive,
+    done: Table::OutboxDone,
+    accepted: "outbox_accepted",
+    quarantined: "outbox_quarantined",
+    purged: "outbox_purged",
+};
+
+/// An entry whose append has become durable.
+#[derive(Debug)]
+pub struct Appended<S> {
+    /// Its number.
+    pub seq: u64,
+    /// Its first state.
+    pub state: S,
+}
+
+/// One queue of entries whose state is an `S`.
+#[derive(Debug)]
+pub struct Queue<S> {
+    place: Place,
+    next_seq: AtomicU64,
+    worker: mpsc::UnboundedSender<Appended<S>>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    lanes: HashMap<u64, u64>,
+    /// By urgency: when each was accepted, and which.
+    messages: [BTreeSet<(u64, u64)>; Priority::COUNT],
+    bytes: u64,
+}
+
+/// accepted = live + done + purged + quarantined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Books {
+    /// Ever accepted.
+    pub accepted: u64,
+    /// Under way.
+    pub live: u64,
+    /// Ended and still shown.
+    pub done: u64,
+    /// Ended and removed.
+    pub purged: u64,
+    /// Damaged and set aside.
+    pub quarantined: u64,
+}
+
+impl Books {
+    /// By how much they do not balance; 0 unless something is lost or counted twice.
+    pub fn mismatch(&self) -> u64 {
+        self.accepted
+            .abs_diff(self.live + self.done + self.purged + self.quarantined)
+    }
+}
+
+impl<S: Serialize + DeserializeOwned> Queue<S> {
+    /// Opens the queue at `place`; its worker receives every entry that is appended from now on.
+    /// What is already there comes from [`Self::recover`].
+    pub fn open(
+        place: Place,
+        view: &View<'_>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Appended<S>>), ReadError> {
+        let mut last = 0;
+        view.walk(place.payload, &[], &[], Order::Descending, &mut |key, _| {
+            last = seq_of(key);
+            false
+        })?;
+        // Numbers that were purged are not given out again.
+        let next = last.max(view.counter(place.accepted)?) + 1;
+        let (worker, entries) = mpsc::unbounded_channel();
+        let queue = Self {
+            place,
+            next_seq: AtomicU64::new(next),
+            worker,
+            counts: Mutex::new(Counts::default()),
+        };
+        Ok((queue, entries))
+    }
+
+    /// A number for an entry to be appended. Later calls give larger ones.
+    pub fn reserve(&self) -> u64 {
+        self.next_seq.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Adds an entry to `batch`. When that is durable, call [`Self::appended`].
+    pub fn append(&self, batch: &mut Batch, seq: u64, payload: &[u8], state: &S) {
+        batch.put(self.place.payload, seq.to_be_bytes(), payload);
+        batch.put(self.place.live, seq.to_be_bytes(), record::encode(state));
+        batch.add(self.place.accepted, 1);
+    }
+
+    /// Adds an entry that needs no work: accepted and done in one.
+    pub fn append_done(&self, batch: &mut Batch, seq: u64, payload: &[u8], state: &S) {
+        batch.put(self.place.payload, seq.to_be_bytes(), payload);
+        batch.put(self.place.done, seq.to_be_bytes(), record::encode(state));
+        batch.add(self.place.accepted, 1);
+    }
+
+    /// The entry is durable: it counts, and the worker gets it.
+    pub fn appended(&self, seq: u64, tag: Tag, state: S) {
+        self.count(seq, tag);
+        if self.worker.send(Appended { seq, state }).is_err() {
+            // The worker has stopped (drain); the entry is read back at the next start.
+            tracing::debug!(
+                seq,
+                direction = self.place.direction,
+                "appended while stopping"
+            );
+        }
+    }
+
+    /// Counts an entry that [`Self::recover`] brought back.
+    pub fn count(&self, seq: u64, tag: Tag) {
+        let mut counts = self.counts();
+        *counts.lanes.entry(tag.lane).or_default() += 1;
+        if let Some(messages) = counts.messages.get_mut(tag.priority.index()) {
+            messages.insert((tag.accepted_ms, seq));
+        }
+        counts.bytes += tag.bytes;
+    }
+
+    /// Replaces the state of a live entry.
+    pub fn update(&self, batch: &mut Batch, seq: u64, state: &S) {
+        batch.put(self.place.live, seq.to_be_bytes(), record::encode(state));
+    }
+
+    /// Ends an entry with `state`. When that is durable, call [`Self::finished`].
+    pub fn finish(&self, batch: &mut Batch, seq: u64, state: &S) {
+        batch.delete(self.place.live, seq.to_be_bytes());
+        batch.put(self.place.done, seq.to_be_bytes(), record::encode(state));
+    }
+
+    /// The end of the entry is durable.
+    pub fn finished(&self, seq: u64, tag: Tag) {
+        let mut counts = self.counts();
+        if let Some(lane) = counts.lanes.get_mut(&tag.lane) {
+            *lane = lane.saturating_sub(1);
+            if *lane == 0 {
+                counts.lanes.remove(&tag.lane);
+            }
+        }
+        if let Some(messages) = counts.messages.get_mut(tag.priority.index()) {
+            messages.remove(&(tag.accepted_ms, seq));
+        }
+        counts.bytes = counts.bytes.saturating_sub(tag.bytes);
+    }
+
+    /// Takes a finished entry up again. When that is durable, call [`Self::appended`].
+    pub fn reopen(&self, batch: &mut Batch, seq: u64, state: &S) {
+        batch.delete(self.place.done, seq.to_be_bytes());
+        batch.put(self.place.live, seq.to_be_bytes(), record::encode(state));
+    }
+
+    /// Removes a finished entry for good.
+    pub fn purge(&self, batch: &mut Batch, seq: u64) {
+        batch.delete(self.place.done, seq.to_be_bytes());
+        batch.delete(self.place.payload, seq.to_be_bytes());
+        batch.add(self.place.purged, 1);
+    }
+
+    /// Reads back every live entry, oldest first. Damaged ones are returned as a batch that sets
+    /// them aside.
+    pub fn recover(
+        &self,
+        view: &View<'_>,
+        visit: &mut dyn FnMut(u64, S),
+    ) -> Result<Batch, ReadError> {
+        let mut aside = Batch::default();
+        view.walk(self.place.live, &[], &[], Order::Ascending, &mut |key, value| {
+            match record::decode(value) {
+                Ok(state) => visit(seq_of(key), state),
+                Err(error) => {
+                    tracing::error!(seq = seq_of(key), %error, direction = self.place.direction, "a damaged record was set aside; see `dingd dead list`");
+                    crate::metrics::store_quarantined();
+                    let mut name = self.place.direction.as_bytes().to_vec();
+                    name.push(0);
+                    name.extend_from_slice(key);
+                    aside.put(Table::Quarantine, name, value);
+                    aside.delete(self.place.live, key);
+                    aside.add(self.place.quarantined, 1);
+                }
+            }
+            true
+        })?;
+        Ok(aside)
+    }
+
+    /// The tables and counters.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Entries under way.
+    pub fn messages(&self) -> u64 {
+        self.counts()
+            .messages
+            .iter()
+            .map(|messages| messages.len() as u64)
+            .sum()
+    }
+
+    /// Entries under way by urgency.
+    pub fn messages_by_priority(&self) -> [u64; Priority::COUNT] {
+        self.counts()
+            .messages
+            .each_ref()
+            .map(|messages| messages.len() as u64)
+    }
+
+    /// Wall time in milliseconds at which the oldest of each urgency was accepted; 0 = none.
+    pub fn oldest_by_priority(&self) -> [u64; Priority::COUNT] {
+        self.counts()
+            .messages
+            .each_ref()
+            .map(|messages| messages.first().map_or(0, |first| first.0))
+    }
+
+    /// Bytes under way.
+    pub fn bytes(&self) -> u64 {
+        self.counts().bytes
+    }
+
+    /// Entries under way in one lane.
+    pub fn lane_messages(&self, lane: u64) -> u64 {
+        self.counts().lanes.get(&lane).copied().unwrap_or(0)
+    }
+
+    /// The books as they are on disk.
+    pub fn books(&self, view: &View<'_>) -> Result<Books, ReadError> {
+        Ok(Books {
+            accepted: view.counter(self.place.accepted)?,
+            live: view.len(self.place.live)?,
+            done: view.len(self.place.done)?,
+            purged: view.counter(self.place.purged)?,
+            quarantined: view.counter(self.place.quarantined)?,
+        })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The number in an 8-byte key.
+pub fn seq_of(key: &[u8]) -> u64 {
+    key.first_chunk::<8>()
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}

@@ -1,0 +1,66 @@
+//! Whether the disk has room for new work. Below the floor new work is refused with a reason, while
+//! results of old work are still written.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// The floor is the smaller of this and 5 % of the file system (reliability contract §6).
+const FLOOR_BYTES: u64 = 256 << 20;
+
+/// Shared by the doors; measured by a task.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    enough: AtomicBool,
+    free_bytes: AtomicU64,
+}
+
+impl Room {
+    /// The room for what lies in `dir`.
+    pub fn new(dir: PathBuf) -> Self {
+        let inner = Inner {
+            dir,
+            enough: AtomicBool::new(true),
+            free_bytes: AtomicU64::new(0),
+        };
+        let room = Self(Arc::new(inner));
+        room.measure();
+        room
+    }
+
+    /// Whether new work may be taken.
+    pub fn has_room(&self) -> bool {
+        self.0.enough.load(Ordering::Relaxed)
+    }
+
+    /// Free bytes at the last measurement.
+    pub fn free_bytes(&self) -> u64 {
+        self.0.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Measures; a system call, quick enough for anywhere.
+    pub fn measure(&self) {
+        match rustix::fs::statvfs(&self.0.dir) {
+            Ok(stat) => {
+                let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+                let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+                let writable = !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+                self.0.free_bytes.store(free, Ordering::Relaxed);
+                let enough = writable && free >= FLOOR_BYTES.min(total / 20);
+                if self.0.enough.swap(enough, Ordering::Relaxed) != enough {
+                    tracing::warn!(
+                        enough,
+                        free_bytes = free,
+                        writable,
+                        "room on the journal's disk changed"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot measure the journal's disk"),
+        }
+    }
+}
