@@ -1,0 +1,468 @@
+//! Calls out. What matters to the callers is not only that a call failed but whether the other side
+//! may have seen it: a request whose last byte surely never left can be repeated without a thought.
+//!
+//! So this counts the bytes that went out on each connection instead of using a pooled client. No
+//! redirects, no proxies from the environment, every answer bounded.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::{CONTENT_LENGTH, DATE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::tls::provider;
+use crate::clock::Clock;
+use crate::secret::printable;
+
+/// A pooled connection is used again only within this time (reliability contract §4).
+const IDLE_MAX_MS: u64 = 5_000;
+const IDLE_CONNECTIONS_MAX: usize = 64;
+/// An answer's body is cut here.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Where calls go: `https://host[:port]`, without a path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    tls: bool,
+    host: String,
+    port: u16,
+}
+
+/// A URL that calls may not go to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadUrl {
+    /// It is not an absolute http(s) URL.
+    #[error("is not an absolute http:// or https:// URL")]
+    Form,
+    /// Credentials in a URL end up in logs.
+    #[error("must not contain a user name or password")]
+    UserInfo,
+    /// Plain HTTP beyond this machine.
+    #[error(
+        "uses http:// beyond this machine; use https://, or set allow_insecure = true beside it"
+    )]
+    Insecure,
+}
+
+impl Origin {
+    /// Splits a URL into its origin and its path with query. `http://` is accepted for loopback
+    /// addresses, or if `insecure` is allowed.
+    pub fn parse(url: &str, insecure: bool) -> Result<(Self, String), BadUrl> {
+        let uri: Uri = url.parse().map_err(|_| BadUrl::Form)?;
+        let tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(BadUrl::Form),
+        };
+        let authority = uri.authority().ok_or(BadUrl::Form)?;
+        if authority.as_str().contains('@') {
+            return Err(BadUrl::UserInfo);
+        }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        if host.is_empty() {
+            return Err(BadUrl::Form);
+        }
+        let loopback = host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback());
+        if !tls && !loopback && !insecure {
+            return Err(BadUrl::Insecure);
+        }
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let path = uri
+            .path_and_query()
+            .map_or("/", |path| path.as_str())
+            .to_owned();
+        Ok((Self { tls, host, port }, path))
+    }
+
+    /// The host name.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    fn authority(&self) -> String {
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        match (self.tls, self.port) {
+            (true, 443) | (false, 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
+/// One call.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// To whom.
+    pub origin: &'a Origin,
+    /// GET, POST, PUT.
+    pub method: Method,
+    /// Path with query. May hold a secret, so it is never logged here.
+    pub path: &'a str,
+    /// Headers beside Host and Content-Length.
+    pub headers: &'a [(&'static str, &'a str)],
+    /// The body.
+    pub body: Bytes,
+    /// Of the whole call, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// At most 1 MiB.
+    pub body: Bytes,
+    /// False if the body was longer or broke off.
+    pub body_complete: bool,
+    /// `Retry-After` in seconds, if it was a number.
+    pub retry_after_s: Option<u64>,
+    /// `Date`, as it came.
+    pub date: Option<String>,
+}
+
+/// Nothing came back.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{detail}")]
+pub struct Failure {
+    /// Whether the last byte of the request may have left: then nobody can know what happened.
+    pub request_may_have_left: bool,
+    /// What went wrong; holds neither path nor secret.
+    pub detail: String,
+}
+
+/// The one client of this process.
+#[derive(Debug)]
+pub struct Transport {
+    clock: Clock,
+    connect_timeout: Duration,
+    tls: OnceLock<Arc<ClientConfig>>,
+    idle: Mutex<HashMap<Origin, Vec<Idle>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    send: SendRequest<Full<Bytes>>,
+    written: Arc<AtomicU64>,
+    since_ms: u64,
+}
+
+impl Transport {
+    /// Connects within `connect_timeout_ms`.
+    pub fn new(clock: Clock, connect_timeout_ms: u64) -> Self {
+        Self {
+            clock,
+            connect_timeout: Duration::from_millis(connect_timeout_ms),
+            tls: OnceLock::new(),
+            idle: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Makes one call, once.
+    pub async fn call(&self, call: Call<'_>) -> Result<Reply, Failure> {
+        let unsent = |detail: String| Failure {
+            request_may_have_left: false,
+            detail,
+        };
+        let request = request(&call).map_err(unsent)?;
+        let body_bytes = call.body.len() as u64;
+        let deadline = Duration::from_millis(call.timeout_ms);
+        let progress = Arc::new(OnceLock::new());
+        let talk = self.talk(call.origin, request, progress.clone());
+        let result = tokio::time::timeout(deadline, talk)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {} ms", call.timeout_ms)));
+        result.map_err(|detail| {
+            // The body comes last: as long as fewer bytes than it has went out, it is not complete.
+            let request_may_have_left =
+                progress
+                    .get()
+                    .is_some_and(|(written, before): &(Arc<AtomicU64>, u64)| {
+                        written.load(Ordering::Acquire) - before > body_bytes
+                    });
+            let detail = printable(&format!("{}: {detail}", call.origin.host), 256);
+            Failure {
+                request_may_have_left,
+                detail,
+            }
+        })
+    }
+
+    async fn talk(
+        &self,
+        origin: &Origin,
+        request: Request<Full<Bytes>>,
+        progress: Arc<OnceLock<(Arc<AtomicU64>, u64)>>,
+    ) -> Result<Reply, String> {
+        let Idle {
+            mut send, written, ..
+        } = match self.pooled(origin) {
+            Some(idle) => idle,
+            None => tokio::time::timeout(self.connect_timeout, self.connect(origin))
+                .await
+                .map_err(|_| {
+                    format!(
+                        "no connection within {} ms",
+                        self.connect_timeout.as_millis()
+                    )
+                })??,
+        };
+        send.ready().await.map_err(|e| e.to_string())?;
+        let before = written.load(Ordering::Acquire);
+        progress.get_or_init(|| (written.clone(), before));
+        let (head, body) = send
+            .send_request(request)
+            .await
+            .map_err(|e| cause(&e))?
+            .into_parts();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the body is limited and has a deadline"
+        )]
+        let collected = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        let (body, body_complete) = match collected {
+            Ok(body) => (body.to_bytes(), true),
+            Err(_) => (Bytes::new(), false),
+        };
+        if body_complete {
+            self.pool(
+                origin,
+                Idle {
+                    send,
+                    written,
+                    since_ms: self.clock.mono_ms(),
+                },
+            );
+        }
+        let header = |name| {
+            head.headers
+                .get(name)
+                .and_then(|v: &HeaderValue| v.to_str().ok())
+        };
+        Ok(Reply {
+            status: head.status.as_u16(),
+            body,
+            body_complete,
+            retry_after_s: header(RETRY_AFTER).and_then(|v| v.trim().parse().ok()),
+            date: header(DATE).map(ToOwned::to_owned),
+        })
+    }
+
+    fn pooled(&self, origin: &Origin) -> Option<Idle> {
+        let now_ms = self.clock.mono_ms();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let connections = idle.get_mut(origin)?;
+        while let Some(candidate) = connections.pop() {
+            // The connection's task reads ahead, so an end of file shows as closed.
+            if now_ms - candidate.since_ms < IDLE_MAX_MS && !candidate.send.is_closed() {
+                return Some(candidate);
+            }
+        }
+        None
+    }
+
+    fn pool(&self, origin: &Origin, connection: Idle) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let connections = idle.entry(origin.clone()).or_default();
+        if connections.len() < IDLE_CONNECTIONS_MAX && !connection.send.is_closed() {
+            connections.push(connection);
+        }
+    }
+
+    /// Lets go of connections that were idle for too long.
+    pub fn sweep(&self) {
+        let now_ms = self.clock.mono_ms();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|_, connections| {
+            connections.retain(|c| now_ms - c.since_ms < IDLE_MAX_MS && !c.send.is_closed());
+            !connections.is_empty()
+        });
+    }
+
+    async fn connect(&self, origin: &Origin) -> Result<Idle, String> {
+        let address = (origin.host.as_str(), origin.port);
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(|e| format!("cannot connect ({e})"))?;
+        stream.set_nodelay(true).map_err(|e| e.to_string())?;
+        if !origin.tls {
+            return self.handshake(stream).await;
+        }
+        let name = ServerName::try_from(origin.host.clone()).map_err(|e| e.to_string())?;
+        let connector = TlsConnector::from(self.tls.get_or_init(client_config).clone());
+        let stream = connector
+            .connect(name, stream)
+            .await
+            .map_err(|e| format!("TLS failed ({e})"))?;
+        self.handshake(stream).await
+    }
+
+    async fn handshake(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Idle, String> {
+        let written = Arc::new(AtomicU64::new(0));
+        let counted = Counted {
+            stream,
+            written: written.clone(),
+        };
+        let (send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(counted))
+            .await
+            .map_err(|e| e.to_string())?;
+        // Ends when its `SendRequest` is dropped: with the call, or with the pool.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "outgoing connection ended");
+            }
+        });
+        Ok(Idle {
+            send,
+            written,
+            since_ms: self.clock.mono_ms(),
+        })
+    }
+}
+
+fn request(call: &Call<'_>) -> Result<Request<Full<Bytes>>, String> {
+    let mut request = Request::new(Full::new(call.body.clone()));
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = call
+        .path
+        .parse()
+        .map_err(|_| "the path is not valid".to_owned())?;
+    let headers = request.headers_mut();
+    let host = HeaderValue::from_str(&call.origin.authority()).map_err(|e| e.to_string())?;
+    headers.insert(HOST, host);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(call.body.len()));
+    for (name, value) in call.headers {
+        let mut value = HeaderValue::from_str(value)
+            .map_err(|_| format!("the value of header {name} is not valid"))?;
+        value.set_sensitive(true);
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    Ok(request)
+}
+
+/// The innermost message: hyper's own only says where it was noticed.
+fn cause(error: &hyper::Error) -> String {
+    std::error::Error::source(error)
+        .map_or_else(|| error.to_string(), |inner| format!("{error} ({inner})"))
+}
+
+/// The machine's roots; the bundled ones where there are none.
+fn client_config() -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::warn!(%error, "cannot read a root certificate");
+    }
+    roots.add_parsable_certificates(native.certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// Counts what was written.
+struct Counted<S> {
+    stream: S,
+    written: Arc<AtomicU64>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(bytes)) = polled {
+            self.written.fetch_add(bytes as u64, Ordering::Release);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_secure_or_local_and_names_nobody() {
+        let (origin, path) = Origin::parse("https://a.example:8443/x?y=1", false).unwrap();
+        assert_eq!(
+            (origin.authority().as_str(), path.as_str()),
+            ("a.example:8443", "/x?y=1")
+        );
+        assert_eq!(
+            Origin::parse("http://127.0.0.1:1/", false)
+                .unwrap()
+                .0
+                .authority(),
+            "127.0.0.1:1"
+        );
+        assert_eq!(
+            Origin::parse("http://[::1]:1/", false)
+                .unwrap()
+                .0
+                .authority(),
+            "[::1]:1"
+        );
+        for (url, insecure, error) in [
+            ("http://a.example/", false, BadUrl::Insecure),
+            ("https://u:p@a.example/", false, BadUrl::UserInfo),
+            ("ftp://a.example/", true, BadUrl::Form),
+            ("/only/a/path", true, BadUrl::Form),
+        ] {
+            assert_eq!(Origin::parse(url, insecure).unwrap_err(), error, "{url}");
+        }
+        assert!(Origin::parse("http://a.example/", true).is_ok());
+    }
+}
