@@ -1,0 +1,194 @@
+//! The cache's file. The only file that names sled.
+//!
+//! sled 0.34 may lose what it acknowledged, and opens some damaged files without a word. That is fine
+//! here: every value is sealed with an AEAD whose tag is its checksum, and whatever cannot be opened
+//! is set aside and started afresh.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chacha20poly1305::aead::{Aead as _, Payload};
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
+
+use crate::delivery::random;
+use crate::dingtalk::signature::hmac_sha256;
+use crate::secret::Secret;
+
+const NONCE_BYTES: usize = 12;
+const SEGMENT_BYTES: usize = 2 << 20;
+const CACHE_BYTES: u64 = 2 << 20;
+
+/// A handle to the cache. Without a file behind it (it could not be opened even afresh) it forgets
+/// everything, and the daemon works all the same.
+#[derive(Debug, Clone)]
+pub struct Store(Option<Arc<sled::Db>>);
+
+impl Store {
+    /// Opens `dir`; blocks. What is damaged is set aside as `<dir>.damaged`, the newest only.
+    pub fn open(dir: &Path) -> Self {
+        match try_open(dir) {
+            Ok(db) => Self(Some(Arc::new(db))),
+            Err(error) => {
+                tracing::warn!(%error, "the cache is damaged; starting an empty one");
+                let fresh = set_aside(dir)
+                    .map_err(|e| e.to_string())
+                    .and_then(|()| try_open(dir));
+                if let Err(error) = &fresh {
+                    tracing::error!(%error, "cannot make a cache; tokens are fetched at every start");
+                }
+                Self(fresh.ok().map(Arc::new))
+            }
+        }
+    }
+
+    /// A store that keeps nothing.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Keeps `value` under `name`, sealed with a key made of `secret`.
+    pub async fn put(&self, name: String, secret: Secret, value: Vec<u8>) {
+        let Some(db) = self.0.clone() else { return };
+        let put = move || {
+            let nonce = random::bytes::<NONCE_BYTES>();
+            let payload = Payload {
+                msg: &value,
+                aad: name.as_bytes(),
+            };
+            let sealed = cipher(&secret)
+                .encrypt(&nonce.into(), payload)
+                .map_err(|_| "cannot seal".to_owned())?;
+            let mut bytes = nonce.to_vec();
+            bytes.extend_from_slice(&sealed);
+            db.insert(name, bytes)
+                .and_then(|_| db.flush())
+                .map_err(|e| e.to_string())
+        };
+        match tokio::task::spawn_blocking(put).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot write the cache"),
+            Err(error) => tracing::error!(%error, "the cache panicked"),
+        }
+    }
+
+    /// What is kept under `name`, if it is whole and was sealed with the same secret.
+    pub async fn get(&self, name: String, secret: Secret) -> Option<Vec<u8>> {
+        let db = self.0.clone()?;
+        let get = move || {
+            let bytes = db.get(&name).ok()??;
+            let (nonce, sealed) = bytes.split_first_chunk::<NONCE_BYTES>()?;
+            let payload = Payload {
+                msg: sealed,
+                aad: name.as_bytes(),
+            };
+            cipher(&secret).decrypt(nonce.into(), payload).ok()
+        };
+        tokio::task::spawn_blocking(get).await.ok().flatten()
+    }
+}
+
+fn cipher(secret: &Secret) -> ChaCha20Poly1305 {
+    let key = hmac_sha256(
+        secret.expose().as_bytes(),
+        b"dingd cache, sealed tokens, version 1",
+    );
+    ChaCha20Poly1305::new(&key.into())
+}
+
+fn try_open(dir: &Path) -> Result<sled::Db, String> {
+    remove_unfinished_snapshots(dir).map_err(|e| e.to_string())?;
+    let config = sled::Config::new()
+        .path(dir)
+        .mode(sled::Mode::LowSpace)
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None);
+    // Some damage makes it panic instead of failing.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open())) {
+        Ok(opened) => opened.map_err(|e| e.to_string()),
+        Err(_) => Err("opening it panicked".to_owned()),
+    }
+}
+
+/// A kill during the start leaves a half-written snapshot, with which every later open fails.
+fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn set_aside(dir: &Path) -> io::Result<()> {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(".damaged");
+    let aside = PathBuf::from(name);
+    match std::fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => std::fs::rename(dir, &aside),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text)
+    }
+
+    #[tokio::test]
+    async fn a_value_comes_back_only_with_the_secret_that_sealed_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cache"));
+        store
+            .put("token/a".into(), secret("s1"), b"hello".to_vec())
+            .await;
+        assert_eq!(
+            store.get("token/a".into(), secret("s1")).await.as_deref(),
+            Some(&b"hello"[..])
+        );
+        assert_eq!(store.get("token/a".into(), secret("s2")).await, None);
+        assert_eq!(store.get("token/b".into(), secret("s1")).await, None);
+    }
+
+    #[tokio::test]
+    async fn the_file_alone_gives_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path());
+        store
+            .put("t".into(), secret("s1"), b"canary-token-value".to_vec())
+            .await;
+        drop(store);
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap_or_default();
+            assert!(!bytes.windows(12).any(|window| window == b"canary-token"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_cache_is_set_aside_and_started_afresh() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache");
+        drop(Store::open(&path));
+        for entry in std::fs::read_dir(&path).unwrap() {
+            let file = entry.unwrap().path();
+            if file.is_file() {
+                std::fs::write(&file, b"not a database").unwrap();
+            }
+        }
+        let store = Store::open(&path);
+        store.put("t".into(), secret("s"), b"v".to_vec()).await;
+        assert!(store.get("t".into(), secret("s")).await.is_some());
+    }
+}

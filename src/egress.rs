@@ -1,0 +1,284 @@
+//! The one way out to DingTalk: every call passes its limits, is judged, and teaches them.
+//!
+//! [`limit`] windows, pauses and breakers, in one place for all apps, robots and calls ·
+//! [`call`] one request, one verdict · [`charge`] what calls cost, kept on disk so that a restart
+//! passes no limit.
+
+pub mod call;
+pub mod charge;
+pub mod limit;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::clock::Clock;
+use crate::delivery::id::short_digest;
+use crate::delivery::verdict::{Scope, Verdict};
+use crate::health::Health;
+use crate::http::transport::{Origin, Transport};
+use crate::secret::Secret;
+use limit::{Full, Key, Kind, Limits, Rules};
+
+/// A self-built app as DingTalk knows it.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The organisation.
+    pub corp_id: String,
+    /// Client ID, also called AppKey.
+    pub client_id: String,
+    /// Client Secret.
+    pub client_secret: Secret,
+    /// The robot's code; normally the Client ID.
+    pub robot_code: String,
+    /// The cool app's code, if the app has one.
+    pub cool_app_code: Option<String>,
+}
+
+/// How calls leave.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The host of the new API generation.
+    pub api: Origin,
+    /// The host of the legacy generation and of custom robots.
+    pub oapi: Origin,
+    /// Of one call, in milliseconds.
+    pub timeout_ms: u64,
+    /// The limits.
+    pub rules: Rules,
+}
+
+/// The way out.
+#[derive(Debug)]
+pub struct Egress {
+    settings: arc_swap::ArcSwap<Settings>,
+    transport: Arc<Transport>,
+    clock: Clock,
+    health: Health,
+    limits: Mutex<Limits>,
+    charges: charge::Charges,
+}
+
+/// Permission for one call under every limit that covers it. It must be given back to
+/// [`Egress::settle`]; one that is dropped counts as a call that was made.
+#[derive(Debug)]
+pub struct Permit {
+    keys: Vec<Key>,
+    egress: Arc<Egress>,
+    open: bool,
+}
+
+/// A limit was paused: to be written to disk with the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// What.
+    pub key: Key,
+    /// Monotonic milliseconds.
+    pub until_ms: u64,
+}
+
+impl Egress {
+    /// A way out with nothing charged yet.
+    pub fn new(
+        settings: Settings,
+        transport: Arc<Transport>,
+        clock: Clock,
+        health: Health,
+    ) -> Self {
+        let limits = Mutex::new(Limits::new(settings.rules.clone()));
+        let settings = arc_swap::ArcSwap::from_pointee(settings);
+        Self {
+            settings,
+            transport,
+            clock,
+            health,
+            limits,
+            charges: charge::Charges::default(),
+        }
+    }
+
+    /// Takes over new settings; what is charged stays charged.
+    pub fn reload(&self, settings: Settings) {
+        self.limits().set_rules(settings.rules.clone());
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Asks for a call now.
+    pub fn try_acquire(self: &Arc<Self>, keys: &[Key], critical: bool) -> Result<Permit, Full> {
+        self.limits()
+            .acquire(keys, critical, self.clock.mono_ms())?;
+        Ok(Permit {
+            keys: keys.to_vec(),
+            egress: self.clone(),
+            open: true,
+        })
+    }
+
+    /// Waits until a call is allowed.
+    pub async fn acquire(self: &Arc<Self>, keys: &[Key], critical: bool) -> Permit {
+        loop {
+            match self.try_acquire(keys, critical) {
+                Ok(permit) => return permit,
+                Err(full) => self.clock.sleep_until(full.until_ms).await,
+            }
+        }
+    }
+
+    /// How many calls `key` allows now: how many of those who wait for it should try.
+    pub fn capacity(&self, key: Key) -> usize {
+        self.limits().capacity(key, self.clock.mono_ms())
+    }
+
+    /// The call was made: releases the permit and pauses what the verdict wants paused.
+    pub fn settle(&self, mut permit: Permit, verdict: &Verdict) -> Option<Pause> {
+        permit.open = false;
+        let now_ms = self.clock.mono_ms();
+        let jitter = crate::delivery::random::share();
+        self.limits()
+            .release(&permit.keys, verdict_about_host(verdict), now_ms, jitter);
+        self.pause(&permit.keys, verdict)
+    }
+
+    fn pause(&self, keys: &[Key], verdict: &Verdict) -> Option<Pause> {
+        let now_ms = self.clock.mono_ms();
+        let (scope, wait, reason) = match verdict {
+            Verdict::Pause {
+                scope,
+                wait,
+                reason,
+            } => (*scope, *wait, reason),
+            Verdict::Blocked { scope, reason } => (
+                *scope,
+                crate::delivery::verdict::Wait::Growing(60_000),
+                reason,
+            ),
+            _ => return None,
+        };
+        let kind = Kind::of(scope)?;
+        // A scope that this call does not have (a webhook belongs to no app) means the narrowest one.
+        let key = *keys.iter().find(|key| key.kind == kind).or(keys.last())?;
+        let until_ms = self.limits().pause(key, wait, now_ms, self.clock.wall_ms());
+        let text = format!(
+            "{} until {}: {} — {} / {}",
+            kind.label(),
+            crate::clock::rfc3339(self.clock.wall_ms() + (until_ms - now_ms)),
+            reason.detail,
+            reason.fix_zh,
+            reason.fix_en
+        );
+        if self
+            .health
+            .degraded(format!("pause/{}", kind.label()), text)
+        {
+            tracing::warn!(
+                scope = kind.label(), reason = %reason.code, detail = %reason.detail,
+                fix_zh = %reason.fix_zh, fix_en = %reason.fix_en, pause_ms = until_ms - now_ms,
+                "DingTalk made us pause"
+            );
+        }
+        Some(Pause { key, until_ms })
+    }
+
+    /// The permit was not used: nothing is charged.
+    pub fn give_back(&self, mut permit: Permit) {
+        permit.open = false;
+        self.limits().give_back(&permit.keys);
+    }
+
+    /// Withdraws "degraded" of pauses that are over, and forgets idle limits.
+    pub fn sweep(&self) {
+        let paused = self.limits().sweep(self.clock.mono_ms());
+        for kind in Kind::ALL {
+            if !paused.contains(&kind) {
+                self.health.recovered(&format!("pause/{}", kind.label()));
+            }
+        }
+        self.transport.sweep();
+    }
+
+    /// What calls cost, on disk.
+    pub fn charges(&self) -> &charge::Charges {
+        &self.charges
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    fn limits(&self) -> MutexGuard<'_, Limits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    /// What it covers.
+    pub fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.open {
+            let now_ms = self.egress.clock.mono_ms();
+            self.egress.limits().release(&self.keys, None, now_ms, 0.5);
+        }
+    }
+}
+
+/// Whether the call says that the host works; `None` if it says nothing about it.
+fn verdict_about_host(verdict: &Verdict) -> Option<bool> {
+    match verdict {
+        Verdict::Retry(_) | Verdict::Unknown(_) => Some(false),
+        Verdict::Sent { .. } | Verdict::SentInPart { .. } | Verdict::Dead(_) => Some(true),
+        Verdict::RefreshToken(_) | Verdict::Pause { .. } | Verdict::Blocked { .. } => None,
+    }
+}
+
+/// The limits that cover a call by an app.
+pub fn app_keys(app: &str, api: crate::dingtalk::answer::Api, chat: Option<&str>) -> Vec<Key> {
+    let label = api.label();
+    let mut keys = vec![
+        Key::EGRESS,
+        Key::new(Kind::Host, short_digest(&[b"api"])),
+        Key::new(Kind::Api, short_digest(&[label.as_bytes()])),
+        Key::new(Kind::Organisation, 0),
+        Key::new(Kind::App, short_digest(&[app.as_bytes()])),
+        Key::new(
+            Kind::AppApi,
+            short_digest(&[app.as_bytes(), label.as_bytes()]),
+        ),
+    ];
+    if let Some(chat) = chat {
+        keys.push(Key::new(
+            Kind::Chat,
+            short_digest(&[app.as_bytes(), chat.as_bytes()]),
+        ));
+    }
+    keys
+}
+
+/// The limits that cover a call of a custom robot.
+pub fn robot_keys(robot: &str) -> Vec<Key> {
+    vec![
+        Key::EGRESS,
+        Key::new(Kind::Host, short_digest(&[b"oapi"])),
+        Key::new(Kind::Robot, short_digest(&[robot.as_bytes()])),
+    ]
+}
+
+impl Kind {
+    fn of(scope: Scope) -> Option<Self> {
+        match scope {
+            Scope::Message => None,
+            Scope::Robot => Some(Self::Robot),
+            Scope::Chat => Some(Self::Chat),
+            Scope::AppApi => Some(Self::AppApi),
+            Scope::Api => Some(Self::Api),
+            Scope::App => Some(Self::App),
+            Scope::Organisation => Some(Self::Organisation),
+            Scope::Egress => Some(Self::Egress),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What calls cost, on disk: written with the intent before the first byte leaves, dated when the
+//! call ended, and read back at the start. So a crash loop cannot pass a limit.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::limit::Key;
+use super::{Egress, Pause, Permit};
+use crate::delivery::record;
+use crate::journal::{Batch, Order, ReadError, Table, View};
+
+/// Charges older than this matter to no window, in milliseconds.
+const KEEP_MS: u64 = 120_000;
+
+/// The charges on disk.
+#[derive(Debug, Default)]
+pub struct Charges {
+    next: AtomicU64,
+    /// Numbers of settled charges with their wall time, to be deleted when they are old.
+    settled: Mutex<VecDeque<(u64, u64)>>,
+}
+
+/// The number of one charge.
+#[derive(Debug, Clone, Copy)]
+pub struct ChargeId(u64);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Charge {
+    keys: Vec<Key>,
+    /// Wall time of the end; `None` while the call is under way.
+    ended_ms: Option<u64>,
+}
+
+impl Egress {
+    /// Reads charges and pauses back. What was under way when the process died counts as ended now.
+    pub fn load(&self, view: &View<'_>) -> Result<(), ReadError> {
+        let (mono_ms, wall_ms) = (self.clock.mono_ms(), self.clock.wall_ms());
+        let mut limits = self.limits();
+        let mut last = 0;
+        view.walk(
+            Table::Charges,
+            &[],
+            &[],
+            Order::Ascending,
+            &mut |key, value| {
+                last = crate::journal::queue::seq_of(key);
+                match record::decode::<Charge>(value) {
+                    Ok(charge) => {
+                        let ended_ms = charge.ended_ms.unwrap_or(wall_ms).min(wall_ms);
+                        let mono_ms = mono_ms.saturating_sub(wall_ms - ended_ms);
+                        for key in charge.keys {
+                            limits.charge(key, mono_ms);
+                        }
+                        self.charges.settled().push_back((last, ended_ms));
+                    }
+                    Err(_) => crate::metrics::store_quarantined(),
+                }
+                true
+            },
+        )?;
+        self.charges.next.store(last + 1, Ordering::Relaxed);
+        view.walk(
+            Table::Pauses,
+            &[],
+            &[],
+            Order::Ascending,
+            &mut |key, value| {
+                let until_ms = record::decode::<u64>(value).unwrap_or(0);
+                if let (Some(key), true) = (Key::from_bytes(key), until_ms > wall_ms) {
+                    // Clamped, so that a clock that was wrong cannot shut a robot for ever.
+                    limits.pause_until(key, mono_ms + (until_ms - wall_ms).min(3_600_000));
+                }
+                true
+            },
+        )
+    }
+
+    /// Puts the cost of a call into the batch that holds its intent.
+    pub fn charge(&self, batch: &mut Batch, permit: &Permit) -> ChargeId {
+        let id = self.charges.next.fetch_add(1, Ordering::Relaxed);
+        let charge = Charge {
+            keys: permit.keys().to_vec(),
+            ended_ms: None,
+        };
+        batch.put(Table::Charges, id.to_be_bytes(), record::encode(&charge));
+        ChargeId(id)
+    }
+
+    /// Dates the charge in the batch that holds the result, with the pause that came of it, and
+    /// deletes what is too old to matter.
+    pub fn charged(
+        &self,
+        batch: &mut Batch,
+        id: ChargeId,
+        permit_keys: &[Key],
+        pause: Option<Pause>,
+    ) {
+        let wall_ms = self.clock.wall_ms();
+        let charge = Charge {
+            keys: permit_keys.to_vec(),
+            ended_ms: Some(wall_ms),
+        };
+        batch.put(Table::Charges, id.0.to_be_bytes(), record::encode(&charge));
+        if let Some(pause) = pause {
+            let until_ms = wall_ms + pause.until_ms.saturating_sub(self.clock.mono_ms());
+            batch.put(Table::Pauses, pause.key.bytes(), record::encode(&until_ms));
+        }
+        let mut settled = self.charges.settled();
+        settled.push_back((id.0, wall_ms));
+        while let Some(&(old, ended_ms)) = settled.front()
+            && ended_ms + KEEP_MS < wall_ms
+        {
+            settled.pop_front();
+            batch.delete(Table::Charges, old.to_be_bytes());
+        }
+    }
+}
+
+impl Charges {
+    fn settled(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, u64)>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

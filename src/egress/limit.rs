@@ -1,0 +1,542 @@
+//! Limits: how many calls may end within a window, as DingTalk sees it; pauses; breakers.
+//!
+//! A window is exact and sliding. DingTalk counts when a call *arrives*, which is some time between
+//! our sending it and its answer; so a call holds its place while it is in flight and ages from the
+//! end of the attempt, and every window is longer than DingTalk's by a margin. Time is monotonic and
+//! comes in as a value.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::delivery::breaker::{Breaker, State};
+use crate::delivery::verdict::Wait;
+
+/// Calls in flight to one host.
+const HOST_CALLS_MAX: u32 = 64;
+/// When only calls in flight stand in the way: look again after this, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 50;
+const PAUSE_GROWS_TO_MS: u64 = 3_600_000;
+
+/// What a limit covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One custom robot.
+    Robot,
+    /// The enterprise robot in one conversation.
+    Chat,
+    /// One API of one app.
+    AppApi,
+    /// One app.
+    App,
+    /// One API for all apps.
+    Api,
+    /// The organisation.
+    Organisation,
+    /// Everything through this address.
+    Egress,
+    /// One host of DingTalk: a breaker, not a count.
+    Host,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 8] = [
+        Self::Robot,
+        Self::Chat,
+        Self::AppApi,
+        Self::App,
+        Self::Api,
+        Self::Organisation,
+        Self::Egress,
+        Self::Host,
+    ];
+
+    /// The name in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Robot => "robot",
+            Self::Chat => "chat",
+            Self::AppApi => "app_api",
+            Self::App => "app",
+            Self::Api => "api",
+            Self::Organisation => "organisation",
+            Self::Egress => "egress",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// One limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Key {
+    /// What it covers.
+    pub kind: Kind,
+    /// Digest of which one.
+    pub id: u64,
+}
+
+impl Key {
+    /// The one address.
+    pub const EGRESS: Self = Self {
+        kind: Kind::Egress,
+        id: 0,
+    };
+
+    /// A key.
+    pub fn new(kind: Kind, id: u64) -> Self {
+        Self { kind, id }
+    }
+
+    /// Nine bytes for the disk.
+    pub fn bytes(self) -> Vec<u8> {
+        let kind = Kind::ALL
+            .iter()
+            .position(|kind| *kind == self.kind)
+            .unwrap_or_default();
+        let mut bytes = vec![u8::try_from(kind).unwrap_or(u8::MAX)];
+        bytes.extend_from_slice(&self.id.to_be_bytes());
+        bytes
+    }
+
+    /// Reads [`Self::bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (kind, id) = bytes.split_first()?;
+        let kind = *Kind::ALL.get(usize::from(*kind))?;
+        Some(Self {
+            kind,
+            id: u64::from_be_bytes(id.try_into().ok()?),
+        })
+    }
+}
+
+/// How much one kind of limit allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// Calls within the window.
+    pub count: u32,
+    /// The window as DingTalk has it, in milliseconds.
+    pub window_ms: u64,
+    /// Of `count`, only for critical messages.
+    pub reserve_critical: u32,
+    /// How much longer our window is, in milliseconds.
+    pub margin_ms: u64,
+    /// Count and report, but let pass.
+    pub shadow: bool,
+}
+
+/// All rules. A kind without one is only ever paused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules(pub HashMap<Kind, Rule>);
+
+/// A call must wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full {
+    /// For which limit.
+    pub key: Key,
+    /// When to ask again (monotonic milliseconds).
+    pub until_ms: u64,
+}
+
+/// All limits. `now_ms` is monotonic everywhere.
+#[derive(Debug)]
+pub struct Limits {
+    rules: Rules,
+    gates: HashMap<Key, Gate>,
+    breakers: HashMap<Key, Breaker>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    /// Ends of calls within the window, oldest first.
+    ended: VecDeque<u64>,
+    in_flight: u32,
+    paused_until_ms: u64,
+    last_pause_ms: u64,
+}
+
+impl Limits {
+    /// Nothing used.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            gates: HashMap::new(),
+            breakers: HashMap::new(),
+        }
+    }
+
+    /// Other rules from now on.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    /// Takes a place in every limit of `keys`, or in none.
+    pub fn acquire(&mut self, keys: &[Key], critical: bool, now_ms: u64) -> Result<(), Full> {
+        for key in keys {
+            self.check(*key, critical, now_ms)?;
+        }
+        for key in keys {
+            if key.kind == Kind::Host {
+                let breaker = self
+                    .breakers
+                    .entry(*key)
+                    .or_insert_with(|| Breaker::new(HOST_CALLS_MAX));
+                let was = breaker.state();
+                if let Err(until_ms) = breaker.acquire(now_ms) {
+                    // Hosts come before counted limits in no list; undo what was taken.
+                    let until_ms = until_ms.unwrap_or(now_ms + LOOK_AGAIN_MS);
+                    let taken: Vec<_> = keys.iter().copied().take_while(|k| k != key).collect();
+                    self.give_back(&taken);
+                    return Err(Full {
+                        key: *key,
+                        until_ms,
+                    });
+                }
+                report(*key, was, breaker.state());
+            } else {
+                self.gates.entry(*key).or_default().in_flight += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, key: Key, critical: bool, now_ms: u64) -> Result<(), Full> {
+        let rule = self.rules.0.get(&key.kind).copied();
+        let Some(gate) = self.gates.get_mut(&key) else {
+            return Ok(());
+        };
+        if now_ms < gate.paused_until_ms {
+            return Err(Full {
+                key,
+                until_ms: gate.paused_until_ms,
+            });
+        }
+        let Some(rule) = rule else { return Ok(()) };
+        gate.age(rule, now_ms);
+        let allowed = if critical {
+            rule.count
+        } else {
+            rule.count.saturating_sub(rule.reserve_critical)
+        };
+        let used = gate.used();
+        if used < allowed as usize {
+            return Ok(());
+        }
+        crate::metrics::rate_limited(key.kind.label());
+        if rule.shadow {
+            return Ok(());
+        }
+        // As many must age as are too many, plus one.
+        let surplus = used - allowed as usize;
+        let until_ms = gate
+            .ended
+            .get(surplus)
+            .map_or(now_ms + LOOK_AGAIN_MS, |end_ms| {
+                end_ms + rule.window_ms + rule.margin_ms
+            });
+        Err(Full {
+            key,
+            until_ms: until_ms.max(now_ms + 1),
+        })
+    }
+
+    /// A call ended: its place ages from now. `host_works` is what it says about the host.
+    pub fn release(&mut self, keys: &[Key], host_works: Option<bool>, now_ms: u64, jitter: f64) {
+        for key in keys {
+            if key.kind == Kind::Host {
+                let Some(breaker) = self.breakers.get_mut(key) else {
+                    continue;
+                };
+                let was = breaker.state();
+                match host_works {
+                    Some(true) => breaker.succeeded(now_ms),
+                    Some(false) => breaker.failed(now_ms, jitter),
+                    None => breaker.release(),
+                }
+                report(*key, was, breaker.state());
+                continue;
+            }
+            let counted = self.rules.0.contains_key(&key.kind);
+            if let Some(gate) = self.gates.get_mut(key) {
+                gate.in_flight = gate.in_flight.saturating_sub(1);
+                if counted {
+                    gate.ended.push_back(now_ms);
+                }
+            }
+        }
+    }
+
+    /// A place was taken but no call was made.
+    pub fn give_back(&mut self, keys: &[Key]) {
+        for key in keys {
+            if key.kind == Kind::Host {
+                if let Some(breaker) = self.breakers.get_mut(key) {
+                    breaker.release();
+                }
+            } else if let Some(gate) = self.gates.get_mut(key) {
+                gate.in_flight = gate.in_flight.saturating_sub(1);
+            }
+        }
+    }
+
+    /// A call that ended at `end_ms`, before this process started.
+    pub fn charge(&mut self, key: Key, end_ms: u64) {
+        if self.rules.0.contains_key(&key.kind) {
+            let gate = self.gates.entry(key).or_default();
+            let at = gate.ended.partition_point(|known| *known <= end_ms);
+            gate.ended.insert(at, end_ms);
+        }
+    }
+
+    /// Stops everything under `key`. Returns until when.
+    pub fn pause(&mut self, key: Key, wait: Wait, now_ms: u64, wall_ms: u64) -> u64 {
+        let gate = self.gates.entry(key).or_default();
+        let pause_ms = match wait {
+            Wait::Fixed(ms) => ms,
+            Wait::NextMinute => 60_000 - wall_ms % 60_000,
+            // Paused again soon after the last pause: twice as long.
+            Wait::Growing(first_ms) => {
+                let again = gate.last_pause_ms > 0
+                    && now_ms < gate.paused_until_ms.saturating_add(gate.last_pause_ms);
+                if again {
+                    (gate.last_pause_ms * 2).min(PAUSE_GROWS_TO_MS)
+                } else {
+                    first_ms
+                }
+            }
+        };
+        gate.last_pause_ms = pause_ms;
+        gate.paused_until_ms = gate.paused_until_ms.max(now_ms + pause_ms);
+        gate.paused_until_ms
+    }
+
+    /// As [`Self::pause`], with the end known: a pause that was read back from disk.
+    pub fn pause_until(&mut self, key: Key, until_ms: u64) {
+        let gate = self.gates.entry(key).or_default();
+        gate.paused_until_ms = gate.paused_until_ms.max(until_ms);
+    }
+
+    /// How many non-critical calls `key` allows now.
+    pub fn capacity(&mut self, key: Key, now_ms: u64) -> usize {
+        if self.check(key, true, now_ms).is_err() {
+            return 0;
+        }
+        match (self.rules.0.get(&key.kind), self.gates.get(&key)) {
+            (Some(rule), Some(gate)) if !rule.shadow => {
+                (rule.count as usize).saturating_sub(gate.used())
+            }
+            _ => HOST_CALLS_MAX as usize,
+        }
+    }
+
+    /// Forgets what is idle; returns the kinds that are paused now.
+    pub fn sweep(&mut self, now_ms: u64) -> BTreeSet<Kind> {
+        let mut paused = BTreeSet::new();
+        let rules = &self.rules;
+        self.gates.retain(|key, gate| {
+            if let Some(rule) = rules.0.get(&key.kind) {
+                gate.age(*rule, now_ms);
+            }
+            if now_ms < gate.paused_until_ms {
+                paused.insert(key.kind);
+            }
+            gate.in_flight > 0
+                || !gate.ended.is_empty()
+                || now_ms < gate.paused_until_ms.saturating_add(gate.last_pause_ms)
+        });
+        paused
+    }
+}
+
+impl Gate {
+    fn used(&self) -> usize {
+        self.ended.len() + self.in_flight as usize
+    }
+
+    fn age(&mut self, rule: Rule, now_ms: u64) {
+        while self
+            .ended
+            .front()
+            .is_some_and(|end| end + rule.window_ms + rule.margin_ms <= now_ms)
+        {
+            self.ended.pop_front();
+        }
+    }
+}
+
+fn report(key: Key, was: State, is: State) {
+    if was.number() != is.number() {
+        let host = if super::robot_keys("").contains(&key) {
+            "oapi"
+        } else {
+            "api"
+        };
+        crate::metrics::breaker(host, is.number());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROBOT: Key = Key {
+        kind: Kind::Robot,
+        id: 1,
+    };
+    const NOW_MS: u64 = 1_000_000;
+
+    fn limits(count: u32, reserve_critical: u32) -> Limits {
+        let rule = Rule {
+            count,
+            window_ms: 60_000,
+            reserve_critical,
+            margin_ms: 1_000,
+            shadow: false,
+        };
+        Limits::new(Rules([(Kind::Robot, rule)].into()))
+    }
+
+    fn call(limits: &mut Limits, critical: bool, now_ms: u64) -> Result<(), Full> {
+        limits.acquire(&[ROBOT], critical, now_ms)?;
+        limits.release(&[ROBOT], None, now_ms, 0.5);
+        Ok(())
+    }
+
+    #[test]
+    fn the_twenty_first_call_waits_until_the_first_has_aged() {
+        let mut limits = limits(20, 0);
+        for i in 0..20 {
+            call(&mut limits, false, NOW_MS + i).unwrap();
+        }
+        let full = call(&mut limits, false, NOW_MS + 100).unwrap_err();
+        assert_eq!(
+            full,
+            Full {
+                key: ROBOT,
+                until_ms: NOW_MS + 61_000
+            }
+        );
+        assert!(call(&mut limits, false, full.until_ms - 1).is_err());
+        assert!(call(&mut limits, false, full.until_ms).is_ok());
+    }
+
+    #[test]
+    fn the_reserve_is_only_for_critical_messages() {
+        let mut limits = limits(20, 5);
+        for _ in 0..15 {
+            call(&mut limits, false, NOW_MS).unwrap();
+        }
+        assert!(call(&mut limits, false, NOW_MS).is_err());
+        for _ in 0..5 {
+            call(&mut limits, true, NOW_MS).unwrap();
+        }
+        assert!(call(&mut limits, true, NOW_MS).is_err());
+    }
+
+    #[test]
+    fn a_call_in_flight_holds_its_place_and_ages_from_its_end() {
+        let mut limits = limits(1, 0);
+        limits.acquire(&[ROBOT], false, NOW_MS).unwrap();
+        assert!(limits.acquire(&[ROBOT], false, NOW_MS + 90_000).is_err());
+        limits.release(&[ROBOT], None, NOW_MS + 90_000, 0.5);
+        assert_eq!(
+            limits
+                .acquire(&[ROBOT], false, NOW_MS + 90_001)
+                .unwrap_err()
+                .until_ms,
+            NOW_MS + 151_000
+        );
+    }
+
+    #[test]
+    fn charges_from_before_the_start_count() {
+        let mut limits = limits(2, 0);
+        limits.charge(ROBOT, NOW_MS - 10_000);
+        limits.charge(ROBOT, NOW_MS - 50_000);
+        assert_eq!(
+            call(&mut limits, false, NOW_MS).unwrap_err().until_ms,
+            NOW_MS + 11_000
+        );
+    }
+
+    #[test]
+    fn a_growing_pause_doubles_while_it_recurs() {
+        let mut limits = limits(20, 0);
+        let mut now_ms = NOW_MS;
+        let mut spans = vec![];
+        for _ in 0..3 {
+            let until_ms = limits.pause(ROBOT, Wait::Growing(60_000), now_ms, 0);
+            spans.push(until_ms - now_ms);
+            assert_eq!(
+                call(&mut limits, true, now_ms).unwrap_err().until_ms,
+                until_ms
+            );
+            now_ms = until_ms;
+        }
+        assert_eq!(spans, [60_000, 120_000, 240_000]);
+        let later = limits.pause(ROBOT, Wait::Growing(60_000), now_ms + 900_000, 0);
+        assert_eq!(later, now_ms + 960_000, "a long quiet time starts over");
+    }
+
+    #[test]
+    fn a_limit_that_is_full_takes_nothing_from_the_others() {
+        let other = Key {
+            kind: Kind::Robot,
+            id: 2,
+        };
+        let mut limits = limits(1, 0);
+        call(&mut limits, false, NOW_MS).unwrap();
+        assert!(limits.acquire(&[other, ROBOT], false, NOW_MS).is_err());
+        assert!(limits.acquire(&[other], false, NOW_MS).is_ok());
+    }
+
+    #[test]
+    fn a_shadow_limit_counts_but_lets_pass() {
+        let mut limits = limits(1, 0);
+        for rule in limits.rules.0.values_mut() {
+            rule.shadow = true;
+        }
+        assert!((0..9).all(|_| call(&mut limits, false, NOW_MS).is_ok()));
+    }
+
+    #[test]
+    fn a_key_survives_the_disk() {
+        for kind in Kind::ALL {
+            let key = Key::new(kind, 0xdead_beef);
+            assert_eq!(Key::from_bytes(&key.bytes()), Some(key));
+        }
+        assert_eq!(Key::from_bytes(b"x"), None);
+    }
+
+    proptest! {
+        /// As DingTalk sees it: each call arrives somewhere between its start and its end.
+        #[test]
+        fn no_window_holds_more_than_the_limit_whatever_the_latency(
+            calls in proptest::collection::vec((0_u64..5_000, 0_u64..4_000, 0.0..1.0_f64), 1..400)
+        ) {
+            let mut limits = limits(20, 0);
+            let mut arrivals = vec![];
+            let mut pending: Vec<u64> = vec![];
+            let mut now_ms = NOW_MS;
+            for (gap_ms, latency_ms, share) in calls {
+                now_ms += gap_ms;
+                pending.sort_unstable();
+                while let Some(end_ms) = pending.first().copied().filter(|end| *end <= now_ms) {
+                    pending.remove(0);
+                    limits.release(&[ROBOT], None, end_ms, 0.5);
+                }
+                if limits.acquire(&[ROBOT], false, now_ms).is_ok() {
+                    arrivals.push(now_ms + crate::delivery::retry::scaled(latency_ms, share));
+                    pending.push(now_ms + latency_ms);
+                }
+            }
+            arrivals.sort_unstable();
+            for window in arrivals.windows(21) {
+                prop_assert!(window[20] - window[0] >= 60_000, "{window:?}");
+            }
+        }
+    }
+}
