@@ -1,0 +1,252 @@
+//! Once, and on disk, before anybody is told.
+//!
+//! The event, its two dedup keys and what it changes in the directory are one batch. A repeat is
+//! answered like the original, but only once the original is durable: until then it waits for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+
+use super::verify::Verified;
+use super::{Settings, apply};
+use crate::clock::Clock;
+use crate::delivery::event::{self, Event, Forwarding, Stored};
+use crate::delivery::id::{event_id, short_digest};
+use crate::delivery::record;
+use crate::dingtalk::event::Detail;
+use crate::directory::chats::Chats;
+use crate::journal::aged::{Aged, Digest};
+use crate::journal::queue::Queue;
+use crate::journal::{Batch, CommitError, Journal};
+
+/// The accepting side of the inbox.
+#[derive(Debug)]
+pub struct Inbox {
+    /// What the inbound side works by.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Where events are kept.
+    pub queue: Arc<Queue<Forwarding>>,
+    /// The store.
+    pub journal: Journal,
+    /// Callbacks seen.
+    pub dedup: Arc<Aged<()>>,
+    /// Groups.
+    pub chats: Arc<Chats>,
+    /// Rung when a group without a name was installed.
+    pub titles: Arc<Notify>,
+    /// The clock.
+    pub clock: Clock,
+    /// Callbacks that are being stored.
+    pub pending: Arc<Pending>,
+}
+
+/// Callbacks that are being stored, by their keys.
+#[derive(Debug, Default)]
+pub struct Pending(Mutex<HashMap<Digest, watch::Receiver<Outcome>>>);
+
+/// How the storing of a callback stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Under way.
+    Waiting,
+    /// Durable.
+    Stored,
+    /// Not stored; DingTalk must send it again.
+    Failed,
+}
+
+/// What became of a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// Stored now.
+    New,
+    /// Stored before.
+    Duplicate,
+    /// The console's test: nothing to store.
+    CheckUrl,
+    /// Not stored (in time).
+    NotStored,
+}
+
+impl Inbox {
+    /// Whether the same bytes were stored before, or are being stored: then that is the answer.
+    pub async fn seen(&self, key: &Digest) -> Option<Accepted> {
+        if self.dedup.known(key).is_some() {
+            return Some(Accepted::Duplicate);
+        }
+        let waiting = self.pending.lock().get(key).cloned()?;
+        Some(match settled(waiting).await {
+            Outcome::Stored => Accepted::Duplicate,
+            Outcome::Waiting | Outcome::Failed => Accepted::NotStored,
+        })
+    }
+
+    /// Stores a callback unless it was stored before. The caller adds the deadline; giving up does
+    /// not undo the write.
+    pub async fn accept(&self, app: &super::App, verified: Verified) -> Accepted {
+        if verified.event.detail == Detail::CheckUrl {
+            return Accepted::CheckUrl;
+        }
+        let keys = [verified.same_bytes, verified.same_event];
+        let waiting = match self.store(app, &verified, keys) {
+            Ok(waiting) => waiting,
+            Err(key) => return self.seen(&key).await.unwrap_or(Accepted::NotStored),
+        };
+        match settled(waiting).await {
+            Outcome::Stored => Accepted::New,
+            Outcome::Waiting | Outcome::Failed => Accepted::NotStored,
+        }
+    }
+
+    /// Submits the batch; `Err` names the key under which the event is known already.
+    fn store(
+        &self,
+        app: &super::App,
+        verified: &Verified,
+        keys: [Digest; 2],
+    ) -> Result<watch::Receiver<Outcome>, Digest> {
+        let mut pending = self.pending.lock();
+        for key in keys {
+            if pending.contains_key(&key) || self.dedup.known(&key).is_some() {
+                return Err(key);
+            }
+        }
+        let (tell, told) = watch::channel(Outcome::Waiting);
+        for key in keys {
+            pending.insert(key, told.clone());
+        }
+        drop(pending);
+        let job = Job::new(self, app, verified, keys);
+        job.submit(self, tell);
+        Ok(told)
+    }
+}
+
+struct Job {
+    batch: Batch,
+    seq: u64,
+    state: Forwarding,
+    keys: [Digest; 2],
+    wall_ms: u64,
+    meaning: apply::Meaning,
+    app: String,
+}
+
+impl Job {
+    fn new(inbox: &Inbox, app: &super::App, verified: &Verified, keys: [Digest; 2]) -> Self {
+        let wall_ms = inbox.clock.wall_ms();
+        let meaning = apply::meaning(&verified.event, &verified.text);
+        let id = event_id(&verified.same_event);
+        let subject = meaning.chat.as_ref().map(|chat| chat.as_str().to_owned());
+        let body = event::body(&Event {
+            id: &id,
+            source: &format!("/dingtalk/{}/{}", app.corp_id, app.name),
+            kind: &meaning.kind,
+            at_ms: wall_ms,
+            subject: subject.as_deref(),
+            data: &meaning.data,
+        });
+        let lane = subject.as_ref().map_or(0, |chat| {
+            short_digest(&[app.name.as_bytes(), chat.as_bytes()])
+        });
+        let targets = inbox.settings.load().targets(&app.name, &meaning.kind);
+        let stored = Stored {
+            id,
+            app: app.name.clone(),
+            kind: meaning.kind.clone(),
+            subject,
+            accepted_ms: wall_ms,
+            body,
+        };
+        let payload = record::encode(&stored);
+        let nobody = targets.is_empty();
+        let state = Forwarding {
+            app: app.name.clone(),
+            kind: meaning.kind.clone(),
+            lane,
+            accepted_ms: wall_ms,
+            bytes: payload.len() as u64,
+            targets: Some(targets),
+            // With no upstream an event is settled as forwarded.
+            finished_ms: nobody.then_some(wall_ms),
+            generation: 0,
+        };
+        let seq = inbox.queue.reserve();
+        let mut batch = Batch::default();
+        if nobody {
+            inbox.queue.append_done(&mut batch, seq, &payload, &state);
+        } else {
+            inbox.queue.append(&mut batch, seq, &payload, &state);
+        }
+        for key in &keys {
+            inbox.dedup.note(&mut batch, key, &(), wall_ms);
+        }
+        Self {
+            batch,
+            seq,
+            state,
+            keys,
+            wall_ms,
+            meaning,
+            app: app.name.clone(),
+        }
+    }
+
+    fn submit(self, inbox: &Inbox, tell: watch::Sender<Outcome>) {
+        let Self {
+            mut batch,
+            seq,
+            state,
+            keys,
+            wall_ms,
+            meaning,
+            app,
+        } = self;
+        let (queue, dedup) = (inbox.queue.clone(), inbox.dedup.clone());
+        let (pending, titles) = (inbox.pending.clone(), inbox.titles.clone());
+        let then = move |result: Result<(), CommitError>| {
+            if result.is_ok() {
+                for key in keys {
+                    dedup.remember(key, (), wall_ms);
+                }
+                if state.finished_ms.is_none() {
+                    queue.appended(seq, state.tag(), state);
+                }
+                titles.notify_one();
+            }
+            let mut pending = pending.lock();
+            for key in &keys {
+                pending.remove(key);
+            }
+            drop(pending);
+            tell.send_replace(if result.is_ok() {
+                Outcome::Stored
+            } else {
+                Outcome::Failed
+            });
+        };
+        let journal = &inbox.journal;
+        match (&meaning.chat, &meaning.change) {
+            (Some(chat), Some(change)) => {
+                inbox.chats.apply(&app, chat, change, &mut batch, |batch| {
+                    journal.submit(std::mem::take(batch), then);
+                });
+            }
+            _ => journal.submit(batch, then),
+        }
+    }
+}
+
+impl Pending {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, watch::Receiver<Outcome>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn settled(mut told: watch::Receiver<Outcome>) -> Outcome {
+    told.wait_for(|outcome| *outcome != Outcome::Waiting)
+        .await
+        .map_or(Outcome::Failed, |outcome| *outcome)
+}

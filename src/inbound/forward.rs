@@ -1,0 +1,514 @@
+//! Signed, in order within a conversation, again and again until the platform has it.
+//!
+//! One task owns all that waits. Each upstream has its own lanes and its own breaker, so that one
+//! that is down holds up nobody else. Retries follow the platform's schedule without a limit of
+//! attempts, until the event's lifetime is over (reliability contract §3, §4).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hyper::Method;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::{Settings, Upstream};
+use crate::clock::Clock;
+use crate::delivery::breaker::{Breaker, State};
+use crate::delivery::event::{Forwarding, Stored, TargetState};
+use crate::delivery::id::short_digest;
+use crate::delivery::lanes::{Landed, LaneId, Lanes};
+use crate::delivery::retry::PLATFORM;
+use crate::delivery::state::Priority;
+use crate::delivery::verdict::Reason;
+use crate::delivery::{random, record};
+use crate::dingtalk::signature::hmac_sha256;
+use crate::drain::Drain;
+use crate::health::Health;
+use crate::http::transport::{Call, Transport};
+use crate::journal::queue::{Appended, Queue};
+use crate::journal::{Batch, Journal};
+use crate::metrics;
+
+/// An upstream that says "gone" (410) is left alone for this long, in milliseconds.
+const GONE_PAUSE_MS: u64 = 600_000;
+/// Events settled or taken in at one go, so that the loop stays fair.
+const STEP_MAX: usize = 256;
+
+/// The forwarding side of the inbox.
+#[derive(Debug)]
+pub struct Forwarder {
+    /// What the inbound side works by.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Where events are kept.
+    pub queue: Arc<Queue<Forwarding>>,
+    /// The store.
+    pub journal: Journal,
+    /// Calls out.
+    pub transport: Arc<Transport>,
+    /// The clock.
+    pub clock: Clock,
+    /// Told about upstreams in trouble.
+    pub health: Health,
+}
+
+/// A lane: the events of one conversation for one upstream, or one event that has no order to keep.
+type Lane = (u64, u64);
+type Item = (u64, usize);
+
+struct Work {
+    forwarder: Forwarder,
+    lanes: Lanes<Lane, Item, ()>,
+    entries: HashMap<u64, Forwarding>,
+    breakers: HashMap<String, Breaker>,
+    attempts: JoinSet<Attempt>,
+}
+
+struct Attempt {
+    lane: LaneId,
+    item: Item,
+    upstream: String,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Delivered,
+    Failed {
+        reason: Reason,
+        retry_after_s: Option<u64>,
+    },
+    Gone,
+    /// The event cannot be read back.
+    Damaged,
+}
+
+impl Forwarder {
+    /// Works until `drain` says stop, then finishes the attempts under way. `recovered` is what was
+    /// waiting on disk at the start.
+    pub async fn run(
+        self,
+        recovered: Vec<(u64, Forwarding)>,
+        mut appended: mpsc::UnboundedReceiver<Appended<Forwarding>>,
+        drain: Drain,
+    ) {
+        let mut work = Work {
+            forwarder: self,
+            lanes: Lanes::default(),
+            entries: HashMap::new(),
+            breakers: HashMap::new(),
+            attempts: JoinSet::new(),
+        };
+        for (seq, state) in recovered {
+            work.take_in(seq, state);
+        }
+        let clock = work.forwarder.clock;
+        while !drain.is_stopping() {
+            work.start_attempts();
+            // Far away: nothing sleeps; something else will wake the loop.
+            let wakes_ms = work.lanes.wakes_at().unwrap_or(clock.mono_ms() + 60_000);
+            tokio::select! {
+                entry = appended.recv() => {
+                    let Some(entry) = entry else { break };
+                    work.take_in(entry.seq, entry.state);
+                    for _ in 0..STEP_MAX {
+                        let Ok(entry) = appended.try_recv() else { break };
+                        work.take_in(entry.seq, entry.state);
+                    }
+                }
+                Some(ended) = work.attempts.join_next() => work.land(ended),
+                () = clock.sleep_until(wakes_ms) => {}
+                () = drain.stopping() => {}
+            }
+        }
+        while let Some(ended) = work.attempts.join_next().await {
+            work.land(ended);
+        }
+    }
+}
+
+impl Work {
+    fn take_in(&mut self, seq: u64, mut state: Forwarding) {
+        let settings = self.forwarder.settings.load_full();
+        let targets = state
+            .targets
+            .get_or_insert_with(|| settings.targets(&state.app, &state.kind));
+        let (wall_ms, mono_ms) = (
+            self.forwarder.clock.wall_ms(),
+            self.forwarder.clock.mono_ms(),
+        );
+        for (index, target) in targets.iter().enumerate() {
+            if target.state == TargetState::Waiting {
+                let order = if state.lane == 0 {
+                    short_digest(&[&seq.to_be_bytes()])
+                } else {
+                    state.lane
+                };
+                let lane = (short_digest(&[target.upstream.as_bytes()]), order);
+                // What is left of the delay, but no more than the schedule allows: the wall clock may
+                // have been set back while nobody looked.
+                let left_ms = target.due_ms.saturating_sub(wall_ms).min(PLATFORM.cap_ms);
+                let due_ms = if left_ms == 0 { 0 } else { mono_ms + left_ms };
+                self.lanes
+                    .push(&lane, Priority::Normal, (seq, index), due_ms);
+            }
+        }
+        let settled = state.is_settled();
+        self.entries.insert(seq, state);
+        if settled {
+            self.finish(seq);
+        }
+    }
+
+    fn start_attempts(&mut self) {
+        let settings = self.forwarder.settings.load_full();
+        let now_ms = self.forwarder.clock.mono_ms();
+        for _ in 0..STEP_MAX {
+            let Some((lane, item)) = self.lanes.next(now_ms) else {
+                return;
+            };
+            self.start(&settings, lane, item, now_ms);
+        }
+    }
+
+    fn start(&mut self, settings: &Settings, lane: LaneId, item: Item, now_ms: u64) {
+        let (seq, index) = item;
+        let Some(target) = self
+            .entries
+            .get(&seq)
+            .and_then(|e| e.targets.as_ref()?.get(index))
+        else {
+            self.lanes.drop_head(lane);
+            return;
+        };
+        let Some(upstream) = settings
+            .upstreams
+            .iter()
+            .find(|up| up.name == target.upstream)
+        else {
+            let reason = Reason::new(
+                "upstream_removed",
+                "the upstream is not configured any more",
+                "在 config.toml 恢复该 [[upstreams]] 后用 dingd dead replay 重发。",
+                "Restore it in [[upstreams]], then use dingd dead replay.",
+            );
+            self.give_up(lane, item, reason);
+            return;
+        };
+        let entry_age_ms = self.entries.get(&seq).map_or(0, |entry| {
+            self.forwarder
+                .clock
+                .wall_ms()
+                .saturating_sub(entry.accepted_ms)
+        });
+        if entry_age_ms > settings.lifetime_ms && target.attempts > 0 {
+            let detail = target
+                .reason
+                .as_ref()
+                .map_or_else(String::new, |r| r.detail.clone());
+            let reason = Reason::new(
+                "upstream_unreachable",
+                format!("the upstream did not take it within its lifetime; last: {detail}"),
+                "修复告警平台的接收地址后用 dingd dead replay 重发。",
+                "Repair the platform's receiver, then use dingd dead replay.",
+            );
+            self.give_up(lane, item, reason);
+            return;
+        }
+        let breaker = self
+            .breakers
+            .entry(upstream.name.clone())
+            .or_insert_with(|| Breaker::new(upstream.concurrency));
+        let was = breaker.state();
+        match breaker.acquire(now_ms) {
+            // Spread, so that a backlog is never due at one instant.
+            Err(until_ms) => {
+                let spread_ms = u64::from(random::number() % 50);
+                let until_ms = until_ms.unwrap_or(now_ms).max(now_ms) + 5 + spread_ms;
+                self.lanes.put_off(lane, until_ms);
+            }
+            Ok(()) => {
+                report(&upstream.name, was, breaker.state());
+                self.lanes.fly(lane);
+                let call = Delivery {
+                    settings: self.forwarder.settings.clone(),
+                    journal: self.forwarder.journal.clone(),
+                    queue: self.forwarder.queue.clone(),
+                    transport: self.forwarder.transport.clone(),
+                    clock: self.forwarder.clock,
+                };
+                let name = upstream.name.clone();
+                self.attempts.spawn(async move {
+                    let outcome = call.deliver(&name, seq).await;
+                    Attempt {
+                        lane,
+                        item,
+                        upstream: name,
+                        outcome,
+                    }
+                });
+            }
+        }
+    }
+
+    fn give_up(&mut self, lane: LaneId, (seq, index): Item, reason: Reason) {
+        self.lanes.drop_head(lane);
+        let target = self
+            .entries
+            .get_mut(&seq)
+            .and_then(|e| e.targets.as_mut()?.get_mut(index));
+        if let Some(target) = target {
+            tracing::error!(
+                upstream = %target.upstream, reason = %reason.code, detail = %reason.detail,
+                "an event was given up; see `dingd dead list`"
+            );
+            target.state = TargetState::Dead;
+            target.reason = Some(reason);
+        }
+        self.progress(seq);
+    }
+
+    fn land(&mut self, ended: Result<Attempt, tokio::task::JoinError>) {
+        let attempt = match ended {
+            Ok(attempt) => attempt,
+            // Its lane would wait for ever: better to start over from the disk.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let (mono_ms, wall_ms) = (
+            self.forwarder.clock.mono_ms(),
+            self.forwarder.clock.wall_ms(),
+        );
+        let (seq, index) = attempt.item;
+        let trouble = format!("upstream/{}", attempt.upstream);
+        self.teach_breaker(&attempt, mono_ms);
+        let target = self
+            .entries
+            .get_mut(&seq)
+            .and_then(|e| e.targets.as_mut()?.get_mut(index));
+        let Some(target) = target else {
+            self.lanes.land(attempt.lane, Landed::Settled, mono_ms);
+            return;
+        };
+        target.attempts = target.attempts.saturating_add(1);
+        let (reason, delay_ms) = match attempt.outcome {
+            Outcome::Delivered => {
+                target.state = TargetState::Forwarded;
+                target.reason = None;
+                if self.forwarder.health.recovered(&trouble) {
+                    tracing::info!(upstream = %attempt.upstream, "the upstream takes events again");
+                }
+                self.lanes.land(attempt.lane, Landed::Settled, mono_ms);
+                self.progress(seq);
+                return;
+            }
+            Outcome::Damaged => {
+                target.state = TargetState::Dead;
+                target.reason = Some(Reason::new(
+                    "record_damaged",
+                    "the stored event cannot be read",
+                    "检查磁盘；必要时从备份恢复。",
+                    "Check the disk; restore a backup if needed.",
+                ));
+                self.lanes.land(attempt.lane, Landed::Settled, mono_ms);
+                self.progress(seq);
+                return;
+            }
+            Outcome::Failed {
+                reason,
+                retry_after_s,
+            } => {
+                let delay =
+                    PLATFORM.delay_after_ms(target.attempts, random::share(), retry_after_s);
+                (reason, delay)
+            }
+            Outcome::Gone => (
+                Reason::new(
+                    "upstream_gone",
+                    "the upstream answered 410 Gone",
+                    "告警平台已停用该接收地址；更新 [[upstreams]] url。",
+                    "The platform retired this URL; update [[upstreams]] url.",
+                ),
+                GONE_PAUSE_MS,
+            ),
+        };
+        let text = format!(
+            "upstream {}: {} — {} / {}",
+            attempt.upstream, reason.detail, reason.fix_zh, reason.fix_en
+        );
+        if self.forwarder.health.degraded(trouble, text) {
+            tracing::warn!(upstream = %attempt.upstream, detail = %reason.detail, "the upstream does not take events; they wait");
+        }
+        target.reason = Some(reason);
+        target.due_ms = wall_ms + delay_ms;
+        let landed = Landed::Again {
+            due_ms: mono_ms + delay_ms,
+            failed: true,
+        };
+        if self.lanes.land(attempt.lane, landed, mono_ms) {
+            metrics::reordered();
+        }
+        self.progress(seq);
+    }
+
+    fn teach_breaker(&mut self, attempt: &Attempt, mono_ms: u64) {
+        let Some(breaker) = self.breakers.get_mut(&attempt.upstream) else {
+            return;
+        };
+        let was = breaker.state();
+        match &attempt.outcome {
+            Outcome::Delivered => breaker.succeeded(mono_ms),
+            Outcome::Failed { .. } => breaker.failed(mono_ms, random::share()),
+            Outcome::Gone | Outcome::Damaged => breaker.release(),
+        }
+        report(&attempt.upstream, was, breaker.state());
+    }
+
+    /// Writes where an event is. A result joins the next group commit; losing one repeats an event
+    /// under the same id.
+    fn progress(&mut self, seq: u64) {
+        let Some(entry) = self.entries.get(&seq) else {
+            return;
+        };
+        if entry.is_settled() {
+            self.finish(seq);
+            return;
+        }
+        let mut batch = Batch::default();
+        self.forwarder.queue.update(&mut batch, seq, entry);
+        self.forwarder.journal.submit(batch, |_| ());
+    }
+
+    fn finish(&mut self, seq: u64) {
+        let Some(mut entry) = self.entries.remove(&seq) else {
+            return;
+        };
+        let wall_ms = self.forwarder.clock.wall_ms();
+        entry.finished_ms = Some(wall_ms);
+        let mut batch = Batch::default();
+        self.forwarder.queue.finish(&mut batch, seq, &entry);
+        let queue = self.forwarder.queue.clone();
+        self.forwarder.journal.submit(batch, move |result| {
+            if result.is_ok() {
+                queue.finished(seq, entry.tag());
+                let reason = entry
+                    .targets
+                    .iter()
+                    .flatten()
+                    .find_map(|t| t.reason.as_ref());
+                let reason = reason.map_or("none", |reason| reason.code.as_ref());
+                let latency_ms = wall_ms.saturating_sub(entry.accepted_ms);
+                metrics::finished(
+                    "inbound",
+                    Priority::Normal,
+                    entry.label(),
+                    reason,
+                    latency_ms,
+                );
+            }
+        });
+    }
+}
+
+struct Delivery {
+    settings: Arc<ArcSwap<Settings>>,
+    journal: Journal,
+    queue: Arc<Queue<Forwarding>>,
+    transport: Arc<Transport>,
+    clock: Clock,
+}
+
+impl Delivery {
+    async fn deliver(&self, name: &str, seq: u64) -> Outcome {
+        let settings = self.settings.load_full();
+        let Some(upstream) = settings.upstreams.iter().find(|up| up.name == name) else {
+            return failed("the upstream was removed".to_owned(), None);
+        };
+        let payload = self
+            .journal
+            .get(self.queue.place().payload, seq.to_be_bytes().to_vec())
+            .await;
+        let stored: Stored = match payload.ok().flatten().map(|bytes| record::decode(&bytes)) {
+            Some(Ok(stored)) => stored,
+            Some(Err(_)) | None => {
+                metrics::store_quarantined();
+                return Outcome::Damaged;
+            }
+        };
+        let started_us = self.clock.mono_us();
+        let outcome = self.post(upstream, &stored).await;
+        let label = match &outcome {
+            Outcome::Delivered => "delivered",
+            Outcome::Gone => "gone",
+            Outcome::Failed { .. } | Outcome::Damaged => "failed",
+        };
+        metrics::attempt("inbound", name, label, self.clock.mono_us() - started_us);
+        outcome
+    }
+
+    async fn post(&self, upstream: &Upstream, stored: &Stored) -> Outcome {
+        let timestamp = (self.clock.wall_ms() / 1_000).to_string();
+        let body = stored.body.get();
+        let signature = signature(upstream, &stored.id, &timestamp, body);
+        let headers = [
+            (
+                "content-type",
+                "application/cloudevents+json; charset=utf-8",
+            ),
+            ("webhook-id", stored.id.as_str()),
+            ("webhook-timestamp", timestamp.as_str()),
+            ("webhook-signature", signature.as_str()),
+            ("user-agent", concat!("dingd/", env!("CARGO_PKG_VERSION"))),
+        ];
+        let call = Call {
+            origin: &upstream.origin,
+            method: Method::POST,
+            path: &upstream.path,
+            headers: &headers,
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            timeout_ms: upstream.timeout_ms,
+        };
+        match self.transport.call(call).await {
+            Ok(reply) if (200..300).contains(&reply.status) => Outcome::Delivered,
+            Ok(reply) if reply.status == 410 => Outcome::Gone,
+            Ok(reply) => failed(format!("HTTP {}", reply.status), reply.retry_after_s),
+            Err(failure) => failed(failure.detail, None),
+        }
+    }
+}
+
+fn failed(detail: String, retry_after_s: Option<u64>) -> Outcome {
+    let reason = Reason::new(
+        "upstream_failed",
+        detail,
+        "检查告警平台是否在线、[[upstreams]] 的 url 与 secret 是否正确；恢复后自动补发。",
+        "Check that the platform is up and that url and secret in [[upstreams]] are right; events follow when it is back.",
+    );
+    Outcome::Failed {
+        reason,
+        retry_after_s,
+    }
+}
+
+/// Standard Webhooks: every current key signs, so that keys can be rotated without a gap.
+fn signature(upstream: &Upstream, id: &str, timestamp: &str, body: &str) -> String {
+    let message = format!("{id}.{timestamp}.{body}");
+    let signatures: Vec<_> = upstream
+        .secrets
+        .iter()
+        .map(|key| {
+            format!(
+                "v1,{}",
+                STANDARD.encode(hmac_sha256(key, message.as_bytes()))
+            )
+        })
+        .collect();
+    signatures.join(" ")
+}
+
+fn report(upstream: &str, was: State, is: State) {
+    if was.number() != is.number() {
+        metrics::breaker(upstream, is.number());
+    }
+}
