@@ -1,0 +1,166 @@
+//! From the platform to DingTalk: receive → accept → lane → send → settle.
+//!
+//! [`receive`] the API door · [`request`] what a client asks, checked · [`accept`] once, on disk,
+//! before the 202 · [`lane`] whose turn it is, under every limit · [`send`] one attempt · [`settle`]
+//! what became of it · [`show`] how a message looks from outside.
+
+pub mod accept;
+pub mod lane;
+pub mod receive;
+pub mod request;
+pub mod send;
+pub mod settle;
+pub mod show;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::delivery::id::MessageId;
+use crate::delivery::state::{Ambiguous, Priority, Progress, Tag};
+use crate::dingtalk::message::{At, Content};
+use crate::egress::App;
+use crate::secret::Secret;
+
+/// What the outbound side works by; replaced as a whole on reload.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Who may call the API.
+    pub clients: Vec<Client>,
+    /// Apps by name, in the order of the configuration.
+    pub apps: Vec<App>,
+    /// Custom robots by name.
+    pub robots: HashMap<String, Robot>,
+    /// Refuse chats that no event told us about.
+    pub known_chats_only: bool,
+    /// Messages under way.
+    pub queue_messages_max: u64,
+    /// Bytes under way.
+    pub queue_bytes_max: u64,
+    /// Attempts at a time.
+    pub concurrency: usize,
+    /// How many robot sends a minute the limits allow, for estimates only.
+    pub robot_per_minute: f64,
+}
+
+/// A caller of the API.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its name, for metrics and records.
+    pub name: String,
+    /// Its bearer token.
+    pub token: Secret,
+    /// The most urgent priority it may use.
+    pub max_priority: Priority,
+    /// Requests per second; `None` = as many as the queue takes.
+    pub rate: Option<Arc<Rate>>,
+}
+
+/// How fast a client may call.
+pub type Rate = governor::DefaultDirectRateLimiter;
+
+/// A custom robot in one group.
+#[derive(Debug, Clone)]
+pub struct Robot {
+    /// Its name.
+    pub name: String,
+    /// The token of its webhook URL.
+    pub access_token: Secret,
+    /// `SEC…`, if its security setting is a signature.
+    pub secret: Option<Secret>,
+}
+
+/// For whom a message is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum To {
+    /// A group (openConversationId).
+    Chat(String),
+    /// People (userids).
+    Users(Vec<String>),
+    /// People (the platform's account ids).
+    Accounts(Vec<String>),
+    /// A custom robot's group.
+    Robot(String),
+}
+
+/// What was accepted; never changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Message {
+    /// Its id.
+    pub id: MessageId,
+    /// The app; empty for a custom robot.
+    pub app: String,
+    /// For whom.
+    pub to: To,
+    /// What it says.
+    pub content: Content,
+    /// Whom to mention.
+    #[serde(default, skip_serializing_if = "At::is_empty")]
+    pub at: At,
+    /// Of the enterprise robot, as configured when it was accepted.
+    pub robot_code: String,
+    /// Of the cool app in that group.
+    pub cool_app_code: Option<String>,
+    /// What it is about: the newest of a key stands for all in a digest.
+    pub merge_key: Option<String>,
+    /// Who sent it.
+    pub client: String,
+}
+
+/// Where it is; replaced by each attempt.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Live {
+    /// Its id.
+    pub id: MessageId,
+    /// The app; empty for a custom robot.
+    pub app: String,
+    /// The chat or robot it is for; empty for people.
+    pub target: String,
+    /// What its lane is called.
+    pub lane: u64,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// Wall time in milliseconds.
+    pub accepted_ms: u64,
+    /// Wall time in milliseconds.
+    pub expires_ms: u64,
+    /// Size on disk.
+    pub bytes: u64,
+    /// What to do when nobody can know.
+    pub ambiguous: Ambiguous,
+    /// Which limits cover it.
+    pub route: Route,
+    /// How far it got.
+    pub progress: Progress,
+}
+
+/// Which call carries a message, and so which limits cover it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Route {
+    /// The enterprise robot to a group.
+    Group,
+    /// The enterprise robot to people.
+    People,
+    /// A custom robot's webhook.
+    Webhook,
+}
+
+impl Live {
+    /// What its queue counts it by.
+    pub fn tag(&self) -> Tag {
+        Tag {
+            lane: self.lane,
+            priority: self.priority,
+            bytes: self.bytes,
+            accepted_ms: self.accepted_ms,
+        }
+    }
+
+    /// Whether DingTalk recognises a repeat (outbound.md §8).
+    pub fn is_keyed(&self) -> bool {
+        self.route == Route::Webhook
+    }
+}

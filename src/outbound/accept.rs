@@ -1,0 +1,407 @@
+//! Once, and on disk, before the client gets its 202.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::request::Asked;
+use super::settle::Outcomes;
+use super::{Live, Route, Settings, To};
+use crate::clock::Clock;
+use crate::delivery::id::{MessageId, digest, short_digest};
+use crate::delivery::state::{Call, CallOutcome, Priority, Progress, RecipientOutcome, State};
+use crate::delivery::verdict::Reason;
+use crate::delivery::{random, record};
+use crate::dingtalk::message::USERS_PER_CALL;
+use crate::drain::Drain;
+use crate::http::problem::Problem;
+use crate::journal::aged::{Aged, Digest};
+use crate::journal::queue::Queue;
+use crate::journal::room::Room;
+use crate::journal::{Batch, Journal};
+use crate::metrics;
+
+/// Requests with the same idempotency key wait for one another; different keys rarely do.
+const STRIPES: usize = 1_024;
+
+/// The accepting side of the outbox.
+#[derive(Debug)]
+pub struct Outbox {
+    /// What the outbound side works by.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Where messages are kept.
+    pub queue: Arc<Queue<Live>>,
+    /// The store.
+    pub journal: Journal,
+    /// Idempotency keys used.
+    pub idempotency: Arc<Aged<Used>>,
+    /// Tells the platform of messages that end here.
+    pub outcomes: Outcomes,
+    /// Whether the disk has room.
+    pub room: Room,
+    /// To refuse new work while stopping.
+    pub drain: Drain,
+    /// The clock.
+    pub clock: Clock,
+    /// One lock a group of idempotency keys.
+    pub stripes: Stripes,
+}
+
+/// Locks for idempotency keys.
+#[derive(Debug)]
+pub struct Stripes(Vec<Mutex<()>>);
+
+impl Default for Stripes {
+    fn default() -> Self {
+        Self((0..STRIPES).map(|_| Mutex::new(())).collect())
+    }
+}
+
+/// The first use of an idempotency key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Used {
+    body: Digest,
+    answer: Accepted,
+}
+
+/// The answer to an accepted message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Its id.
+    pub id: MessageId,
+    /// Normally `queued`.
+    pub state: State,
+    /// How many messages of its lane there are, with this one.
+    pub position: u64,
+    /// An estimate from the limits, in seconds.
+    pub eta_s: f64,
+}
+
+/// What a request came to.
+#[derive(Debug)]
+pub enum Answered {
+    /// Stored now.
+    Accepted(Accepted),
+    /// Stored before under the same key: the first answer again.
+    Replayed(Accepted),
+}
+
+impl Outbox {
+    /// Looks up an idempotency key, and holds it until the returned guard is dropped.
+    pub async fn once<'a>(
+        &'a self,
+        client: &str,
+        key: Option<&str>,
+        body: &[u8],
+    ) -> Result<Once<'a>, Problem> {
+        let Some(key) = key else {
+            return Ok(Once::Unkeyed);
+        };
+        let key = digest(&[client.as_bytes(), key.as_bytes()]);
+        let body = digest(&[body]);
+        let [first, second, ..] = key;
+        let stripe = usize::from(u16::from_be_bytes([first, second])) % STRIPES;
+        let Some(lock) = self.stripes.0.get(stripe) else {
+            return Ok(Once::Unkeyed);
+        };
+        let guard = lock.lock().await;
+        match self.idempotency.known(&key) {
+            None => Ok(Once::First {
+                key,
+                body,
+                _guard: guard,
+            }),
+            Some(used) if used.body == body => Ok(Once::Replayed(used.answer)),
+            Some(_) => Err(Problem::new(
+                409,
+                "idempotency_conflict",
+                "Idempotency key used before",
+                "the same Idempotency-Key came with another body; use a new key for a new message",
+            )),
+        }
+    }
+
+    /// Whether a message of this priority may come in now.
+    pub fn admit(&self, priority: Priority) -> Result<(), Problem> {
+        if self.drain.is_stopping() {
+            return Err(Problem::unavailable(
+                "draining",
+                "the daemon is stopping",
+                5,
+            ));
+        }
+        if !self.room.has_room() {
+            return Err(Problem::unavailable(
+                "disk_low",
+                "the disk of state_dir is nearly full",
+                30,
+            )
+            .fix(
+                "清理或扩容 state_dir 所在磁盘。",
+                "Free or enlarge the disk of state_dir.",
+            ));
+        }
+        let settings = self.settings.load();
+        // Low priorities are refused first, so that the last places are for what matters.
+        let share = match priority {
+            Priority::Low => 80,
+            Priority::Normal => 90,
+            Priority::High => 95,
+            Priority::Critical => 100,
+        };
+        let full = |used: u64, max: u64| used >= max.saturating_mul(share) / 100;
+        if full(self.queue.messages(), settings.queue_messages_max)
+            || full(self.queue.bytes(), settings.queue_bytes_max)
+        {
+            let detail = format!("the queue is filled to {share} %");
+            return Err(Problem::unavailable("queue_full", detail, 10).fix(
+                "查看 `dingd messages list` 与 /ready，处理积压原因；或调大 [outbound] queue_messages_max。",
+                "See `dingd messages list` and /ready for the cause; or raise [outbound] queue_messages_max.",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Stores a message; it is durable when this returns `Ok`.
+    pub async fn accept(&self, asked: Asked, once: Once<'_>) -> Result<Answered, Problem> {
+        let keyed = match once {
+            Once::Replayed(answer) => return Ok(Answered::Replayed(answer)),
+            Once::First { key, body, _guard } => Some((key, body, _guard)),
+            Once::Unkeyed => None,
+        };
+        let wall_ms = self.clock.wall_ms();
+        let seq = self.queue.reserve();
+        let Asked {
+            mut message,
+            route,
+            priority,
+            ambiguous,
+            lifetime_ms,
+        } = asked;
+        let random = u16::try_from(random::number() & 0xffff).unwrap_or(0);
+        message.id = MessageId::new(wall_ms, random, seq);
+        let payload = record::encode(&message);
+        let target = match &message.to {
+            To::Chat(target) | To::Robot(target) => target.clone(),
+            To::Users(_) | To::Accounts(_) => String::new(),
+        };
+        let mut state = Live {
+            id: message.id,
+            app: message.app.clone(),
+            lane: lane(&message.app, &message.to, priority),
+            target,
+            priority,
+            accepted_ms: wall_ms,
+            expires_ms: wall_ms + lifetime_ms,
+            bytes: payload.len() as u64,
+            ambiguous,
+            route,
+            progress: Progress::new(calls(&message.to)),
+        };
+        let mut batch = Batch::default();
+        let mut ended = None;
+        if let To::Accounts(_) = message.to {
+            // Nobody is linked until account linking exists: it ends here, with the cure.
+            nobody_linked(&mut state, wall_ms);
+            self.queue.append_done(&mut batch, seq, &payload, &state);
+            ended = Some(self.outcomes.append(&mut batch, &message, &state));
+        } else {
+            self.queue.append(&mut batch, seq, &payload, &state);
+        }
+        let answer = self.answer(&state);
+        if let Some((key, body, _)) = &keyed {
+            let used = Used {
+                body: *body,
+                answer: answer.clone(),
+            };
+            self.idempotency.note(&mut batch, key, &used, wall_ms);
+        }
+        let key = keyed.as_ref().map(|(key, body, _)| (*key, *body));
+        let stored = self
+            .submit(batch, seq, state, ended, key, answer.clone(), wall_ms)
+            .await;
+        if stored {
+            metrics::admission(priority, "accepted", "stored");
+            Ok(Answered::Accepted(answer))
+        } else {
+            Err(
+                Problem::unavailable("store_failed", "the message could not be stored", 5).fix(
+                    "查看日志与 state_dir 所在磁盘。",
+                    "See the log and check the disk of state_dir.",
+                ),
+            )
+        }
+    }
+
+    /// Writes the batch; what follows from its being durable happens even if the client is gone.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one caller; they all move into one closure"
+    )]
+    async fn submit(
+        &self,
+        batch: Batch,
+        seq: u64,
+        state: Live,
+        ended: Option<super::settle::Ended>,
+        key: Option<(Digest, Digest)>,
+        answer: Accepted,
+        wall_ms: u64,
+    ) -> bool {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let (queue, idempotency, outcomes) = (
+            self.queue.clone(),
+            self.idempotency.clone(),
+            self.outcomes.clone(),
+        );
+        self.journal.submit(batch, move |result| {
+            if result.is_ok() {
+                if let Some((key, body)) = key {
+                    idempotency.remember(key, Used { body, answer }, wall_ms);
+                }
+                match ended {
+                    Some(ended) => {
+                        let reason = state
+                            .progress
+                            .reason
+                            .as_ref()
+                            .map_or("none", |r| r.code.as_ref());
+                        metrics::finished("outbound", state.priority, "dead", reason, 0);
+                        outcomes.appended(ended);
+                    }
+                    None => queue.appended(seq, state.tag(), state),
+                }
+            }
+            if tell.send(result.is_ok()).is_err() {
+                tracing::debug!(
+                    "the client left before its message was stored; it is sent all the same"
+                );
+            }
+        });
+        told.await.unwrap_or(false)
+    }
+
+    fn answer(&self, state: &Live) -> Accepted {
+        let position = self.queue.lane_messages(state.lane) + 1;
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let eta_s = match state.route {
+            // The first windowful goes at once.
+            Route::Webhook | Route::Group => {
+                let per_minute = self.settings.load().robot_per_minute.max(0.1);
+                ((position as f64 - per_minute).max(0.0) / per_minute * 60.0).round()
+            }
+            Route::People => 0.0,
+        };
+        Accepted {
+            id: state.id,
+            state: state.progress.state,
+            position,
+            eta_s,
+        }
+    }
+}
+
+/// What an idempotency key says about a request.
+#[derive(Debug)]
+pub enum Once<'a> {
+    /// The request has no key.
+    Unkeyed,
+    /// The key is new; nobody else can use it while this is held.
+    First {
+        /// Of client and key.
+        key: Digest,
+        /// Of the body.
+        body: Digest,
+        /// Held until the message is durable.
+        _guard: tokio::sync::MutexGuard<'a, ()>,
+    },
+    /// The same request came before.
+    Replayed(Accepted),
+}
+
+/// Messages of one lane keep their order: one target, one priority.
+fn lane(app: &str, to: &To, priority: Priority) -> u64 {
+    let mut parts = vec![app.as_bytes(), priority.label().as_bytes()];
+    match to {
+        To::Chat(chat) => parts.extend([&b"chat"[..], chat.as_bytes()]),
+        To::Robot(robot) => parts.extend([&b"robot"[..], robot.as_bytes()]),
+        To::Users(people) | To::Accounts(people) => {
+            parts.push(b"people");
+            parts.extend(people.iter().map(String::as_bytes));
+        }
+    }
+    short_digest(&parts)
+}
+
+/// One call for a group, one for every twenty people.
+fn calls(to: &To) -> Vec<Call> {
+    match to {
+        To::Chat(_) | To::Robot(_) => vec![Call::to(vec![])],
+        To::Users(people) | To::Accounts(people) => {
+            // Named twice is meant once.
+            let mut seen = std::collections::HashSet::new();
+            let once: Vec<_> = people
+                .iter()
+                .filter(|id| seen.insert(id.as_str()))
+                .cloned()
+                .collect();
+            once.chunks(USERS_PER_CALL)
+                .map(|chunk| Call::to(chunk.to_vec()))
+                .collect()
+        }
+    }
+}
+
+fn nobody_linked(state: &mut Live, wall_ms: u64) {
+    for call in &mut state.progress.calls {
+        call.outcome = CallOutcome::Dead;
+        for recipient in &mut call.recipients {
+            recipient.outcome = RecipientOutcome::NotLinked;
+        }
+    }
+    let reason = Reason::new(
+        "recipient_not_linked",
+        "the platform account is not linked to a DingTalk user",
+        "请本人在钉钉 → 工作台 打开一次该应用完成账号关联；或改用 to.users 指定 userid。",
+        "Have the person open the app once in DingTalk → Workplace to link the account; or address them by userid with to.users.",
+    );
+    state.progress.end(State::Dead, Some(reason), wall_ms);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_split_into_calls_of_twenty_without_repeats() {
+        let mut people: Vec<_> = (0..45).map(|n| format!("u{n}")).collect();
+        people.push("u0".into());
+        let sizes: Vec<_> = calls(&To::Users(people))
+            .iter()
+            .map(|c| c.recipients.len())
+            .collect();
+        assert_eq!(sizes, [20, 20, 5]);
+    }
+
+    #[test]
+    fn a_lane_is_one_target_and_one_priority() {
+        let chat = To::Chat("cid12".into());
+        let robot = To::Robot("cid12".into());
+        let lanes = [
+            lane("a", &chat, Priority::Normal),
+            lane("a", &chat, Priority::Critical),
+            lane("b", &chat, Priority::Normal),
+            lane("a", &robot, Priority::Normal),
+            lane("a", &To::Users(vec!["ab".into()]), Priority::Normal),
+            lane(
+                "a",
+                &To::Users(vec!["a".into(), "b".into()]),
+                Priority::Normal,
+            ),
+        ];
+        let distinct: std::collections::HashSet<_> = lanes.iter().collect();
+        assert_eq!(distinct.len(), lanes.len());
+    }
+}

@@ -1,0 +1,390 @@
+//! One attempt: token → intent on disk → call → verdict → result on disk.
+//!
+//! The intent, with what the call is charged to, is durable before the first byte leaves. So a crash
+//! never sends uncharged, and a message that was under way is known to be of unknown outcome. The
+//! result joins the next group commit; losing one only repeats the call.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::settle::Outcomes;
+use super::{Live, Message, Route, Settings, To};
+use crate::cache::token::Tokens;
+use crate::clock::Clock;
+use crate::delivery::retry::DINGTALK;
+use crate::delivery::state::{Next, State};
+use crate::delivery::verdict::{Reason, Verdict};
+use crate::delivery::{random, record};
+use crate::dingtalk::answer::Api;
+use crate::dingtalk::envelope::percent_encode;
+use crate::dingtalk::message::Unfit;
+use crate::dingtalk::signature;
+use crate::egress::call::Request;
+use crate::egress::charge::ChargeId;
+use crate::egress::limit::Key;
+use crate::egress::{Egress, Pause, Permit, app_keys, robot_keys};
+use crate::journal::queue::Queue;
+use crate::journal::{Batch, Journal, Table};
+use crate::metrics;
+use crate::secret::Secret;
+
+/// A message whose token cannot be had is tried again after this, in milliseconds.
+const NO_TOKEN_MS: u64 = 5_000;
+
+/// Makes attempts. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    /// What the outbound side works by.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Where messages are kept.
+    pub queue: Arc<Queue<Live>>,
+    /// The store.
+    pub journal: Journal,
+    /// Access tokens.
+    pub tokens: Arc<Tokens>,
+    /// The way out.
+    pub egress: Arc<Egress>,
+    /// Tells the platform.
+    pub outcomes: Outcomes,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// How an attempt left its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Terminal.
+    Finished,
+    /// Due again at a monotonic time; `failed` if the message is to blame.
+    Again {
+        /// Monotonic milliseconds.
+        due_ms: u64,
+        /// Whether this counts against the message.
+        failed: bool,
+    },
+}
+
+/// What a call was charged to.
+struct Charged {
+    id: ChargeId,
+    keys: Vec<Key>,
+    pause: Option<Pause>,
+}
+
+impl Route {
+    fn api(self) -> Api {
+        match self {
+            Self::Group => Api::GroupSend,
+            Self::People => Api::OtoSend,
+            Self::Webhook => Api::WebhookSend,
+        }
+    }
+}
+
+impl Live {
+    /// The limits that cover its calls.
+    pub fn limits(&self) -> Vec<Key> {
+        match self.route {
+            Route::Webhook => robot_keys(&self.target),
+            Route::Group => app_keys(&self.app, self.route.api(), Some(&self.target)),
+            Route::People => app_keys(&self.app, self.route.api(), None),
+        }
+    }
+}
+
+impl Sender {
+    /// Makes the next call of message `seq`, for which `permit` was given.
+    pub async fn attempt(&self, seq: u64, permit: Permit, reordered: bool) -> Left {
+        let (message, mut live) = match self.read(seq).await {
+            Some(both) => both,
+            None => {
+                self.egress.give_back(permit);
+                return self.set_aside(seq).await;
+            }
+        };
+        live.progress.reordered |= reordered;
+        let Some(index) = live.progress.next_call() else {
+            self.egress.give_back(permit);
+            return self.conclude(seq, &message, live, Batch::default());
+        };
+        let token = match self.token(&live).await {
+            Ok(token) => token,
+            Err(verdict) => {
+                self.egress.give_back(permit);
+                return self.no_token(seq, &message, live, index, verdict);
+            }
+        };
+        let request = match self.request(&message, &live, index, token.clone()) {
+            Ok(request) => request,
+            Err(reason) => {
+                self.egress.give_back(permit);
+                live.progress.depart(index);
+                return self.settle(seq, &message, live, &Verdict::Dead(reason), None, None);
+            }
+        };
+        let mut batch = Batch::default();
+        live.progress.depart(index);
+        self.queue.update(&mut batch, seq, &live);
+        let charge = self.egress.charge(&mut batch, &permit);
+        if self.journal.commit(batch).await.is_err() {
+            // The process is about to end; nothing left.
+            self.egress.give_back(permit);
+            return Left::Again {
+                due_ms: self.clock.mono_ms() + NO_TOKEN_MS,
+                failed: false,
+            };
+        }
+        let judged = self.egress.call(request).await;
+        let verdict = second_chance(judged.verdict, live.progress.failures);
+        if let (Verdict::RefreshToken(_), Some(token)) = (&verdict, &token) {
+            self.tokens.refused(&live.app, token).await;
+        }
+        let keys = permit.keys().to_vec();
+        let pause = self.egress.settle(permit, &verdict);
+        let retry_after_s = judged.reply.and_then(|reply| reply.retry_after_s);
+        let charged = Charged {
+            id: charge,
+            keys,
+            pause,
+        };
+        self.settle(seq, &message, live, &verdict, Some(charged), retry_after_s)
+    }
+
+    /// Ends a message that is not under way: expired, cancelled, or parked after a restart.
+    pub async fn end(&self, seq: u64, state: State, reason: Option<Reason>) -> Option<()> {
+        let (message, mut live) = self.read(seq).await?;
+        live.progress.end(state, reason, self.clock.wall_ms());
+        self.conclude(seq, &message, live, Batch::default());
+        Some(())
+    }
+
+    /// Reads a live message back.
+    pub async fn read(&self, seq: u64) -> Option<(Message, Live)> {
+        let place = self.queue.place();
+        let read = self.journal.read(move |view| {
+            let key = seq.to_be_bytes();
+            Ok((view.get(place.payload, &key)?, view.get(place.live, &key)?))
+        });
+        let (message, live) = read.await.ok()?;
+        Some((
+            record::decode(&message?).ok()?,
+            record::decode(&live?).ok()?,
+        ))
+    }
+
+    async fn token(&self, live: &Live) -> Result<Option<Secret>, Verdict> {
+        match live.route {
+            Route::Webhook => Ok(None),
+            Route::Group | Route::People => self.tokens.get(&live.app).await.map(Some),
+        }
+    }
+
+    fn no_token(
+        &self,
+        seq: u64,
+        message: &Message,
+        mut live: Live,
+        index: usize,
+        verdict: Verdict,
+    ) -> Left {
+        if let Verdict::Dead(_) = verdict {
+            live.progress.depart(index);
+            return self.settle(seq, message, live, &verdict, None, None);
+        }
+        live.progress.reason = verdict.reason().cloned();
+        let mut batch = Batch::default();
+        self.queue.update(&mut batch, seq, &live);
+        self.journal.submit(batch, |_| ());
+        let spread_ms = u64::from(random::number() % 1_000);
+        Left::Again {
+            due_ms: self.clock.mono_ms() + NO_TOKEN_MS + spread_ms,
+            failed: false,
+        }
+    }
+
+    fn request(
+        &self,
+        message: &Message,
+        live: &Live,
+        index: usize,
+        token: Option<Secret>,
+    ) -> Result<Request, Reason> {
+        let (path, body) = match &message.to {
+            To::Robot(name) => self.webhook(message, name)?,
+            To::Chat(chat) => {
+                let template = message.content.for_enterprise_robot().map_err(unfit)?;
+                let mut body = json!({"msgKey": template.msg_key, "msgParam": template.msg_param,
+                    "openConversationId": chat, "robotCode": message.robot_code});
+                if let (Some(code), Some(members)) = (&message.cool_app_code, body.as_object_mut())
+                {
+                    members.insert("coolAppCode".to_owned(), json!(code));
+                }
+                ("/v1.0/robot/groupMessages/send".to_owned(), body)
+            }
+            To::Users(_) | To::Accounts(_) => {
+                let template = message.content.for_enterprise_robot().map_err(unfit)?;
+                let users = live
+                    .progress
+                    .calls
+                    .get(index)
+                    .map(crate::delivery::state::Call::waiting);
+                let body = json!({"robotCode": message.robot_code, "userIds": users,
+                    "msgKey": template.msg_key, "msgParam": template.msg_param});
+                ("/v1.0/robot/oToMessages/batchSend".to_owned(), body)
+            }
+        };
+        Ok(Request {
+            api: live.route.api(),
+            path,
+            token,
+            body: Bytes::from(body.to_string()),
+        })
+    }
+
+    /// Signed at the moment of sending: the signature is worth an hour, a message may wait longer.
+    fn webhook(&self, message: &Message, name: &str) -> Result<(String, Value), Reason> {
+        let settings = self.settings.load();
+        let robot = settings.robots.get(name).ok_or_else(|| {
+            Reason::new(
+                "robot_unknown",
+                "the message's robot is not configured any more",
+                "在 config.toml 恢复该 [[robots]]，再用 dingd dead replay 重发。",
+                "Restore it in [[robots]], then use dingd dead replay.",
+            )
+        })?;
+        let mut path = format!(
+            "/robot/send?access_token={}",
+            percent_encode(robot.access_token.expose())
+        );
+        if let Some(secret) = &robot.secret {
+            let now_ms = self.clock.wall_ms();
+            let sign = signature::webhook(secret.expose(), now_ms);
+            path.push_str(&format!(
+                "&timestamp={now_ms}&sign={}",
+                percent_encode(&sign)
+            ));
+        }
+        let mut body = message.content.for_webhook(&message.at).map_err(unfit)?;
+        body.insert("msgUuid".to_owned(), json!(message.id.msg_uuid(0)));
+        Ok((path, Value::Object(body)))
+    }
+
+    fn settle(
+        &self,
+        seq: u64,
+        message: &Message,
+        mut live: Live,
+        verdict: &Verdict,
+        charged: Option<Charged>,
+        retry_after_s: Option<u64>,
+    ) -> Left {
+        let next = live
+            .progress
+            .settle(verdict, live.ambiguous, live.is_keyed());
+        let mut batch = Batch::default();
+        if let Some(charged) = charged {
+            self.egress
+                .charged(&mut batch, charged.id, &charged.keys, charged.pause);
+        }
+        let delay_ms = match next {
+            Next::Finished => return self.conclude(seq, message, live, batch),
+            Next::Soon => 0,
+            Next::Scheduled { failures } => {
+                DINGTALK.delay_after_ms(failures, random::share(), retry_after_s)
+            }
+        };
+        live.progress.due_ms = if delay_ms == 0 {
+            0
+        } else {
+            self.clock.wall_ms() + delay_ms
+        };
+        self.queue.update(&mut batch, seq, &live);
+        self.journal.submit(batch, |_| ());
+        // At once is still a moment later, so that a limit that is checked twice cannot spin.
+        Left::Again {
+            due_ms: self.clock.mono_ms() + delay_ms.max(5),
+            failed: delay_ms > 0,
+        }
+    }
+
+    fn conclude(&self, seq: u64, message: &Message, mut live: Live, mut batch: Batch) -> Left {
+        let wall_ms = self.clock.wall_ms();
+        live.progress.finished_ms = Some(wall_ms);
+        live.progress.due_ms = 0;
+        self.queue.finish(&mut batch, seq, &live);
+        let ended = self.outcomes.append(&mut batch, message, &live);
+        let (queue, outcomes) = (self.queue.clone(), self.outcomes.clone());
+        self.journal.submit(batch, move |result| {
+            if result.is_ok() {
+                queue.finished(seq, live.tag());
+                outcomes.appended(ended);
+                let reason = live.progress.reason.as_ref().map_or("none", |r| r.code.as_ref());
+                let latency_ms = wall_ms.saturating_sub(live.accepted_ms);
+                let state = live.progress.state.label();
+                metrics::finished("outbound", live.priority, state, reason, latency_ms);
+                if matches!(live.progress.state, State::Dead | State::Unknown | State::Expired) {
+                    let detail = live.progress.reason.as_ref().map_or("", |r| r.detail.as_str());
+                    tracing::warn!(id = %live.id, state, reason, detail, "a message was not delivered");
+                }
+            }
+        });
+        Left::Finished
+    }
+
+    /// A message whose record cannot be read is put where it can be looked at.
+    async fn set_aside(&self, seq: u64) -> Left {
+        metrics::store_quarantined();
+        tracing::error!(seq, "a stored message is damaged and was set aside");
+        let place = self.queue.place();
+        let live = self
+            .journal
+            .get(place.live, seq.to_be_bytes().to_vec())
+            .await
+            .ok()
+            .flatten();
+        let mut name = place.direction.as_bytes().to_vec();
+        name.push(0);
+        name.extend_from_slice(&seq.to_be_bytes());
+        let mut batch = Batch::default();
+        batch.put(Table::Quarantine, name, live.unwrap_or_default());
+        batch.delete(place.live, seq.to_be_bytes());
+        batch.add(place.quarantined, 1);
+        self.journal.submit(batch, |_| ());
+        Left::Finished
+    }
+}
+
+/// A refused signature may have been stale when it arrived: signed anew, it gets one more try
+/// (outbound.md §7.4).
+fn second_chance(verdict: Verdict, failures: u32) -> Verdict {
+    match verdict {
+        Verdict::Dead(reason) if reason.code == "robot_security" && failures == 0 => {
+            Verdict::Retry(reason)
+        }
+        verdict => verdict,
+    }
+}
+
+fn unfit(unfit: Unfit) -> Reason {
+    Reason::new(
+        "content_refused",
+        unfit.to_string(),
+        "修正消息内容后重新发送。",
+        "Correct the content and send it again.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_signature_gets_one_more_try() {
+        let refused = || Verdict::Dead(Reason::new("robot_security", "", "", ""));
+        assert!(matches!(second_chance(refused(), 0), Verdict::Retry(_)));
+        assert!(matches!(second_chance(refused(), 1), Verdict::Dead(_)));
+    }
+}
