@@ -1,0 +1,520 @@
+//! One function a table of `config.toml`. The defaults stand here, and are the ones that
+//! `config.example.toml` states.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use toml::Value;
+
+use super::read::Section;
+use super::{Config, Door, Log};
+use crate::delivery::state::Priority;
+use crate::dingtalk::envelope::{Freshness, Keys};
+use crate::egress::limit::{Kind, Rule, Rules};
+use crate::egress::{self, App};
+use crate::http::listen::Limits;
+use crate::http::tls::Files;
+use crate::http::transport::Origin;
+use crate::inbound::{self, Upstream};
+use crate::outbound::{self, Client, Robot};
+
+/// The whole file.
+pub(super) fn config(root: &Section<'_>) -> Option<Config> {
+    let state_dir = root.required("state_dir", |dir| dir.starts_with('/'), "an absolute path");
+    let callbacks = root.section("callbacks");
+    let public_url = callbacks.text("public_url");
+    if public_url
+        .as_ref()
+        .is_some_and(|url| !url.starts_with("https://") && !url.starts_with("http://"))
+    {
+        callbacks.fault(
+            "public_url",
+            "is not a URL",
+            "write https://…, as DingTalk sees this daemon",
+        );
+    }
+    let callbacks = door(&callbacks, "0.0.0.0:8443", TlsNeed::UnlessFalse);
+    let api_section = root.section("api");
+    let clients = clients(&api_section);
+    let api = door(&api_section, "127.0.0.1:8680", TlsNeed::Optional);
+    let admin = root.section("admin");
+    let admin_listen = address(&admin, "127.0.0.1:9680");
+    admin.finish();
+    let apps = apps(root);
+    let rules = rules(root);
+    let per_minute = rules.0.get(&Kind::Robot).map_or(20.0, |rule| {
+        f64::from(rule.count) * 60_000.0 / u32::try_from(rule.window_ms).map_or(60_000.0, f64::from)
+    });
+    let (egress, addresses, connect_timeout_ms) = egress(root, rules);
+    let robots = robots(root);
+    let outbound = outbound(root, clients, &apps, robots, per_minute);
+    let inbound = inbound(root, apps);
+    Some(Config {
+        state_dir: PathBuf::from(state_dir?),
+        callbacks: callbacks?,
+        public_url,
+        api: api?,
+        admin: admin_listen?,
+        addresses,
+        egress: egress?,
+        connect_timeout_ms,
+        inbound,
+        outbound,
+        log: log(root),
+        warnings: vec![],
+    })
+}
+
+enum TlsNeed {
+    /// Files, or `false` behind a proxy that terminates TLS.
+    UnlessFalse,
+    Optional,
+}
+
+fn door(section: &Section<'_>, default: &'static str, need: TlsNeed) -> Option<Door> {
+    let listen = address(section, default);
+    let tls = match (section.value("tls"), need) {
+        (Some(Value::Boolean(false)), _) => Some(None),
+        (Some(_), _) => files(&section.section("tls")).map(Some),
+        (None, TlsNeed::Optional) => Some(None),
+        (None, TlsNeed::UnlessFalse) => {
+            let fix = "set { cert_file, key_file }, or false behind a proxy that terminates TLS";
+            section.fault("tls", "is missing", fix);
+            None
+        }
+    };
+    let base = Limits::default();
+    let limits = Limits {
+        connections_max: usize::try_from(section.number("connections_max", 1..=65_536, 1_024))
+            .unwrap_or(1_024),
+        handshake_timeout_ms: section.number(
+            "handshake_timeout_ms",
+            100..=60_000,
+            base.handshake_timeout_ms,
+        ),
+        header_timeout_ms: section.number(
+            "header_timeout_ms",
+            100..=600_000,
+            base.header_timeout_ms,
+        ),
+        body_timeout_ms: section.number("body_timeout_ms", 100..=600_000, base.body_timeout_ms),
+        body_bytes_max: base.body_bytes_max,
+    };
+    section.finish();
+    Some(Door {
+        listen: listen?,
+        tls: tls?,
+        limits,
+    })
+}
+
+fn files(section: &Section<'_>) -> Option<Files> {
+    let path = |text: &str| text.starts_with('/');
+    let cert_file = section.required("cert_file", path, "the absolute path of a PEM file");
+    let key_file = section.required("key_file", path, "the absolute path of a PEM file");
+    let client_ca_file = section.text("client_ca_file").map(PathBuf::from);
+    section.finish();
+    Some(Files {
+        cert_file: cert_file?.into(),
+        key_file: key_file?.into(),
+        client_ca_file,
+    })
+}
+
+fn address(section: &Section<'_>, default: &str) -> Option<SocketAddr> {
+    let text = section.text("listen").unwrap_or_else(|| default.to_owned());
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        section.fault(
+            "listen",
+            format!("{text:?} is not an address"),
+            "write ip:port, such as 127.0.0.1:8680",
+        );
+    }
+    parsed
+}
+
+fn clients(api: &Section<'_>) -> Vec<Client> {
+    let sections = api.sections("clients");
+    let mut clients: Vec<Client> = vec![];
+    for section in sections {
+        let name = name(&section, clients.iter().map(|client| client.name.as_str()));
+        let token = section.secret("token");
+        if token
+            .as_ref()
+            .is_some_and(|token| token.expose().len() < 16)
+        {
+            section.fault(
+                "token",
+                "is shorter than 16 characters",
+                "make one: openssl rand -hex 32",
+            );
+        }
+        let max_priority = match section.text("max_priority").as_deref() {
+            None => Priority::Critical,
+            Some(text) => Priority::ALL
+                .into_iter()
+                .find(|p| p.label() == text)
+                .unwrap_or_else(|| {
+                    section.fault(
+                        "max_priority",
+                        "is unknown",
+                        "write critical, high, normal or low",
+                    );
+                    Priority::Low
+                }),
+        };
+        let rate = section
+            .has("rate_per_s")
+            .then(|| section.number("rate_per_s", 1..=100_000, 1));
+        let rate = rate
+            .and_then(|rate| NonZeroU32::new(u32::try_from(rate).ok()?))
+            .map(|rate| Arc::new(outbound::Rate::direct(governor::Quota::per_second(rate))));
+        section.finish();
+        if let (Some(name), Some(token)) = (name, token) {
+            clients.push(Client {
+                name,
+                token,
+                max_priority,
+                rate,
+            });
+        }
+    }
+    clients
+}
+
+fn apps(root: &Section<'_>) -> Vec<(App, Option<Keys>)> {
+    let mut apps: Vec<(App, Option<Keys>)> = vec![];
+    for section in root.sections("apps") {
+        let name = name(&section, apps.iter().map(|(app, _)| app.name.as_str()));
+        let form = |text: &str| {
+            !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic())
+        };
+        let corp_id = section.required("corp_id", form, "the CorpId of the console's home page");
+        let client_id = section.required(
+            "client_id",
+            form,
+            "the Client ID (AppKey) of the app's credentials page",
+        );
+        let client_secret = section.secret("client_secret");
+        // Shown by `dingd guide`; DingTalk's calls for messages do not need it.
+        section.number("agent_id", 1..=u64::MAX, 1);
+        let cool_app_code = section.text("cool_app_code");
+        let robot_code = section.text("robot_code").or_else(|| client_id.clone());
+        let keys = section
+            .has("callback")
+            .then(|| callback(&section.section("callback"), client_id.as_deref()));
+        section.finish();
+        if let (Some(name), Some(corp_id), Some(client_id), Some(client_secret), Some(robot_code)) =
+            (name, corp_id, client_id, client_secret, robot_code)
+        {
+            let app = App {
+                name,
+                corp_id,
+                client_id,
+                client_secret,
+                robot_code,
+                cool_app_code,
+            };
+            apps.push((app, keys.flatten()));
+        }
+    }
+    apps
+}
+
+fn callback(section: &Section<'_>, client_id: Option<&str>) -> Option<Keys> {
+    let token = section.secret("token");
+    let aes_key = section.secret("aes_key");
+    let receive_id = section
+        .text("receive_id")
+        .or_else(|| client_id.map(ToOwned::to_owned));
+    let seconds = section.flag("seconds_timestamps", false);
+    section.finish();
+    match Keys::new(token?, &aes_key?, receive_id?, seconds) {
+        Ok(keys) => Some(keys),
+        Err(error) => {
+            section.fault(
+                "aes_key",
+                error.to_string(),
+                "copy it from 开发配置 → 事件订阅 (event subscription)",
+            );
+            None
+        }
+    }
+}
+
+fn robots(root: &Section<'_>) -> HashMap<String, Robot> {
+    let mut robots: HashMap<String, Robot> = HashMap::new();
+    for section in root.sections("robots") {
+        let name = name(&section, robots.keys().map(String::as_str));
+        let access_token = section.secret("access_token");
+        if access_token
+            .as_ref()
+            .is_some_and(|token| token.expose().contains("access_token="))
+        {
+            section.fault(
+                "access_token",
+                "is a whole URL",
+                "write only what follows access_token= in the webhook URL",
+            );
+        }
+        let secret = section.optional_secret("secret");
+        section.finish();
+        if let (Some(name), Some(access_token)) = (name, access_token) {
+            robots.insert(
+                name.clone(),
+                Robot {
+                    name,
+                    access_token,
+                    secret,
+                },
+            );
+        }
+    }
+    robots
+}
+
+fn rules(root: &Section<'_>) -> Rules {
+    let limits = root.section("limits");
+    let mut rules = HashMap::new();
+    for (key, kind, count, window_ms, reserve) in [
+        ("robot", Kind::Robot, 20, 60_000, 5),
+        ("chat", Kind::Chat, 20, 60_000, 5),
+        ("app_api", Kind::AppApi, 20, 1_000, 0),
+        ("egress", Kind::Egress, 8_000, 20_000, 0),
+    ] {
+        let section = limits.section(key);
+        let number = |key, range, default| {
+            u32::try_from(section.number(key, range, default)).unwrap_or(u32::MAX)
+        };
+        let rule = Rule {
+            count: number("count", 1..=1_000_000, count),
+            window_ms: section.seconds_ms("window_s", window_ms),
+            reserve_critical: number("reserve_critical", 0..=1_000_000, reserve),
+            margin_ms: section.number(
+                "margin_ms",
+                0..=60_000,
+                if kind == Kind::AppApi { 100 } else { 1_000 },
+            ),
+            shadow: section.flag("shadow", false),
+        };
+        if rule.reserve_critical >= rule.count {
+            section.fault(
+                "reserve_critical",
+                "leaves nothing for other messages",
+                "make it less than count",
+            );
+        }
+        section.finish();
+        rules.insert(kind, rule);
+    }
+    limits.finish();
+    Rules(rules)
+}
+
+fn egress(root: &Section<'_>, rules: Rules) -> (Option<egress::Settings>, Vec<String>, u64) {
+    let section = root.section("egress");
+    let addresses = section.texts("addresses");
+    let insecure = section.flag("allow_insecure", false);
+    let origin = |key, default: &str| {
+        let url = section.text(key).unwrap_or_else(|| default.to_owned());
+        match Origin::parse(&url, insecure) {
+            Ok((origin, path)) if path == "/" => Some(origin),
+            Ok(_) => {
+                section.fault(key, "has a path", "write scheme and host only");
+                None
+            }
+            Err(error) => {
+                section.fault(key, error.to_string(), format!("write {default}"));
+                None
+            }
+        }
+    };
+    let api = origin("api_url", "https://api.dingtalk.com");
+    let oapi = origin("oapi_url", "https://oapi.dingtalk.com");
+    let connect_timeout_ms = section.number("connect_timeout_ms", 100..=60_000, 3_000);
+    let timeout_ms = section.number("timeout_ms", 100..=120_000, 10_000);
+    section.finish();
+    let settings = api.zip(oapi).map(|(api, oapi)| egress::Settings {
+        api,
+        oapi,
+        timeout_ms,
+        rules,
+    });
+    (settings, addresses, connect_timeout_ms)
+}
+
+fn outbound(
+    root: &Section<'_>,
+    clients: Vec<Client>,
+    apps: &[(App, Option<Keys>)],
+    robots: HashMap<String, Robot>,
+    robot_per_minute: f64,
+) -> outbound::Settings {
+    let section = root.section("outbound");
+    let settings = outbound::Settings {
+        clients,
+        apps: apps.iter().map(|(app, _)| app.clone()).collect(),
+        robots,
+        known_chats_only: section.flag("known_chats_only", false),
+        queue_messages_max: section.number("queue_messages_max", 1..=100_000_000, 1_000_000),
+        queue_bytes_max: section.number("queue_bytes_max", 1..=1 << 40, 2 << 30),
+        concurrency: usize::try_from(section.number("concurrency", 1..=1_024, 64)).unwrap_or(64),
+        robot_per_minute,
+    };
+    section.finish();
+    settings
+}
+
+fn inbound(root: &Section<'_>, apps: Vec<(App, Option<Keys>)>) -> inbound::Settings {
+    let section = root.section("inbound");
+    let freshness = Freshness {
+        past_ms: section.seconds_ms("fresh_past_s", 86_400_000),
+        future_ms: section.seconds_ms("fresh_future_s", 600_000),
+    };
+    if freshness.past_ms >= crate::app::DEDUP_KEEP_MS {
+        section.fault(
+            "fresh_past_s",
+            "is not shorter than the 7 days that repeats are recognised",
+            "make it shorter",
+        );
+    }
+    let ack_timeout_ms = section.number("ack_timeout_ms", 50..=10_000, 1_000);
+    let lifetime_ms = section.seconds_ms("lifetime_s", 7 * 86_400_000);
+    section.finish();
+    let apps: HashMap<_, _> = apps
+        .into_iter()
+        .map(|(app, keys)| {
+            (
+                app.name.clone(),
+                inbound::App {
+                    name: app.name,
+                    corp_id: app.corp_id,
+                    keys,
+                },
+            )
+        })
+        .collect();
+    let upstreams = upstreams(root, &apps);
+    inbound::Settings {
+        apps,
+        freshness,
+        ack_timeout_ms,
+        upstreams,
+        lifetime_ms,
+    }
+}
+
+fn upstreams(root: &Section<'_>, apps: &HashMap<String, inbound::App>) -> Vec<Upstream> {
+    let mut upstreams: Vec<Upstream> = vec![];
+    for section in root.sections("upstreams") {
+        let name = name(
+            &section,
+            upstreams.iter().map(|upstream| upstream.name.as_str()),
+        );
+        let insecure = section.flag("allow_insecure", false);
+        let url = section.required("url", |_| true, "the platform's URL for events");
+        let place = url.and_then(|url| {
+            Origin::parse(&url, insecure)
+                .map_err(|error| section.fault("url", error.to_string(), "write https://…"))
+                .ok()
+        });
+        let secrets = [
+            section.secret("secret"),
+            section.optional_secret("secret_previous"),
+        ];
+        let keys: Vec<_> = secrets
+            .into_iter()
+            .flatten()
+            .filter_map(|secret| {
+                let key = secret
+                    .expose()
+                    .strip_prefix("whsec_")
+                    .and_then(|key| STANDARD.decode(key).ok());
+                if key.as_ref().is_none_or(|key| key.len() < 16) {
+                    let fix = "make one: echo whsec_$(openssl rand -base64 32)";
+                    section.fault(
+                        "secret",
+                        "is not whsec_ and base64 of at least 16 bytes",
+                        fix,
+                    );
+                }
+                key.map(zeroize::Zeroizing::new)
+            })
+            .collect();
+        let only_apps = section.texts("apps");
+        for app in only_apps.iter().filter(|app| !apps.contains_key(*app)) {
+            section.fault(
+                "apps",
+                format!("{app:?} is not in [[apps]]"),
+                "name configured apps",
+            );
+        }
+        let events = section.texts("events");
+        let timeout_ms = section.number("timeout_ms", 100..=120_000, 15_000);
+        let concurrency = u32::try_from(section.number("concurrency", 1..=1_024, 16)).unwrap_or(16);
+        section.finish();
+        if let (Some(name), Some((origin, path))) = (name, place) {
+            upstreams.push(Upstream {
+                name,
+                origin,
+                path,
+                secrets: keys,
+                apps: only_apps,
+                events,
+                timeout_ms,
+                concurrency,
+            });
+        }
+    }
+    upstreams
+}
+
+fn log(root: &Section<'_>) -> Log {
+    let section = root.section("log");
+    let json = match section.text("format").as_deref() {
+        None | Some("text") => false,
+        Some("json") => true,
+        Some(_) => {
+            section.fault("format", "is unknown", "write text or json");
+            false
+        }
+    };
+    let level = section.text("level").unwrap_or_else(|| "info".to_owned());
+    if level
+        .parse::<tracing_subscriber::filter::EnvFilter>()
+        .is_err()
+    {
+        section.fault(
+            "level",
+            "is not a level",
+            "write error, warn, info, debug or trace",
+        );
+    }
+    section.finish();
+    Log { json, level }
+}
+
+/// A name: part of paths, metrics and logs, so it is plain; and it is given once.
+fn name<'s>(section: &Section<'_>, mut taken: impl Iterator<Item = &'s str>) -> Option<String> {
+    let plain = |text: &str| {
+        (1..=32).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    };
+    let name = section.required("name", plain, "1 to 32 of a-z, 0-9, - and _")?;
+    if taken.any(|known| known == name) {
+        section.fault(
+            "name",
+            format!("{name:?} is given twice"),
+            "choose another name",
+        );
+    }
+    Some(name)
+}
