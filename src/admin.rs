@@ -1,0 +1,6 @@
+//! What Prometheus and the operator see: [`door`] /live, /ready, /metrics · [`socket`] the commands of
+//! `dingd …` on a running daemon · [`dead`] dead letters of both directions.
+
+pub mod dead;
+pub mod door;
+pub mod socket;

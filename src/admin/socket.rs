@@ -1,0 +1,130 @@
+//! The operator's door: a unix socket that only root and the daemon's own user can use. It has the
+//! routes of the API without a token, with contents shown, and dead letters beside.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::dead::Dead;
+use crate::delivery::state::Priority;
+use crate::health::Health;
+use crate::http::listen::Request;
+use crate::http::problem::{self, Answer, Problem};
+use crate::inbound::accept::Inbox;
+use crate::journal::Journal;
+use crate::journal::queue::Queue;
+use crate::journal::room::Room;
+use crate::metrics;
+use crate::outbound::receive::{Api, Query};
+use crate::outbound::{Client, Live};
+use crate::secret::Secret;
+
+/// The handler of the admin socket.
+#[derive(Debug, Clone)]
+pub struct Socket {
+    /// The API's routes.
+    pub api: Api,
+    /// Dead letters.
+    pub dead: Arc<Dead>,
+    /// Where the doors are.
+    pub doors: Arc<BTreeMap<&'static str, SocketAddr>>,
+    /// How the daemon is.
+    pub health: Health,
+    /// What is under way.
+    pub books: Arc<Books>,
+}
+
+/// Where gauges come from.
+#[derive(Debug)]
+pub struct Books {
+    /// The store.
+    pub journal: Journal,
+    /// Its disk.
+    pub room: Room,
+    /// Events.
+    pub inbox: Arc<Inbox>,
+    /// Messages.
+    pub outbox: Arc<Queue<Live>>,
+}
+
+impl Books {
+    /// Brings the gauges up to date; returns by how much the books do not balance.
+    pub async fn measure(&self) -> u64 {
+        let (inbox, outbox) = (self.inbox.queue.clone(), self.outbox.clone());
+        let read = self
+            .journal
+            .read(move |view| Ok((inbox.books(view)?, outbox.books(view)?)));
+        let mismatch = match read.await {
+            Ok((inbox, outbox)) => inbox.mismatch() + outbox.mismatch(),
+            Err(error) => {
+                tracing::error!(%error, "the books cannot be read");
+                return 0;
+            }
+        };
+        self.room.measure();
+        let (size, free) = (self.journal.size_bytes(), self.room.free_bytes());
+        metrics::store(size, free, self.room.has_room(), mismatch);
+        metrics::dedup_entries(self.inbox.dedup.len());
+        report(&self.inbox.queue);
+        report(&self.outbox);
+        mismatch
+    }
+}
+
+fn report<S: serde::Serialize + serde::de::DeserializeOwned>(queue: &Queue<S>) {
+    let direction = queue.place().direction;
+    metrics::queue(direction, queue.messages_by_priority(), queue.bytes());
+    for (priority, wall_ms) in Priority::ALL.into_iter().zip(queue.oldest_by_priority()) {
+        metrics::queue_oldest(direction, priority, wall_ms);
+    }
+}
+
+impl Socket {
+    /// Answers one request.
+    pub async fn handle(self, request: Request) -> Answer {
+        let path = request.head.uri.path().to_owned();
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        let result = match (&request.head.method, segments.as_slice()) {
+            (&Method::GET, ["v1", "status"]) => Ok(self.status().await),
+            (&Method::GET, ["v1", "dead"]) => self.list_dead(&request).await,
+            (&Method::GET, ["v1", "dead", id]) => self.dead.show(id).await,
+            (&Method::DELETE, ["v1", "dead", id]) => self.dead.purge(id).await,
+            (&Method::POST, ["v1", "dead", id, "replay"]) => self.dead.replay(id).await,
+            (_, ["v1", "dead" | "status", ..]) => {
+                Err(Problem::method_not_allowed("GET, DELETE or POST …/replay"))
+            }
+            _ => {
+                let operator = Client {
+                    name: "operator".to_owned(),
+                    token: Secret::new(""),
+                    max_priority: Priority::Critical,
+                    rate: None,
+                };
+                return self.api.route(&request, &operator, true).await.1;
+            }
+        };
+        match result {
+            Ok(value) => problem::json(200, &value),
+            Err(problem) => problem.answer(),
+        }
+    }
+
+    async fn list_dead(&self, request: &Request) -> Result<Value, Problem> {
+        let limit = Query::parse(request, &["limit"])?.limit()?;
+        self.dead.list(limit).await
+    }
+
+    async fn status(&self) -> Value {
+        let snapshot = self.health.snapshot();
+        let mismatch = self.books.measure().await;
+        json!({"version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(),
+            "doors": *self.doors, "ready": snapshot.is_ready(), "pending": snapshot.pending,
+            "unready": snapshot.unready, "degraded": snapshot.degraded,
+            "conservation_mismatch": mismatch,
+            "queued": {"inbound": self.books.inbox.queue.messages(),
+                "outbound": self.books.outbox.messages()}})
+    }
+}

@@ -1,0 +1,656 @@
+//! The only place where all parts meet: open the store, bind the doors, build, run, drain.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::admin::dead::Dead;
+use crate::admin::door::Door as AdminDoor;
+use crate::admin::socket::{Books, Socket};
+use crate::cache::store::Store;
+use crate::cache::token::Tokens;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::delivery::event::Forwarding;
+use crate::directory::chats::Chats;
+use crate::directory::titles::Titles;
+use crate::drain::{self, Drain};
+use crate::egress::{App as DingTalkApp, Egress};
+use crate::health::Health;
+use crate::http::listen::{BindError, Door, Limits};
+use crate::http::tls::{Loaded, Tls, TlsError};
+use crate::http::transport::Transport;
+use crate::inbound::accept::{Inbox, Pending};
+use crate::inbound::forward::Forwarder;
+use crate::journal::aged::Aged;
+use crate::journal::queue::{Appended, INBOX, OUTBOX, Queue};
+use crate::journal::room::Room;
+use crate::journal::{Journal, OpenError, ReadError, Table};
+use crate::outbound::accept::{Outbox, Stripes};
+use crate::outbound::lane::Command;
+use crate::outbound::receive::Api;
+use crate::outbound::send::Sender;
+use crate::outbound::settle::Outcomes;
+use crate::outbound::{Live, lane};
+use crate::{inbound, metrics};
+
+/// Callbacks are recognised as repeats for this long, in milliseconds.
+pub const DEDUP_KEEP_MS: u64 = 7 * 86_400_000;
+const DEDUP_ENTRIES_MAX: usize = 1_000_000;
+const IDEMPOTENCY_KEEP_MS: u64 = 72 * 3_600_000;
+const IDEMPOTENCY_ENTRIES_MAX: usize = 1_000_000;
+/// After the word to stop, what is under way has this long.
+const DRAIN_MS: u64 = 30_000;
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The directory.
+    #[error(
+        "state_dir {path}: {source}; create it for the daemon's user: install -d -m 700 {path}"
+    )]
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store's content.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A door.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// How the daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Asked to, and everything was finished.
+    Drained,
+    /// Asked to, but something took too long; it is taken up again at the next start.
+    DrainTimedOut,
+    /// The journal could not be written.
+    JournalFailed,
+    /// A part of it panicked.
+    PartFailed,
+}
+
+/// A daemon whose doors are bound.
+#[derive(Debug)]
+pub struct App {
+    doors: Vec<(Door, Handler)>,
+    parts: Parts,
+    recovered: Recovered,
+    commands: mpsc::Receiver<Command>,
+    cache_dir: PathBuf,
+    trigger: drain::Trigger,
+    drain: Drain,
+}
+
+#[derive(Debug)]
+enum Handler {
+    Callbacks(inbound::receive::Door),
+    Api(Api),
+    Admin(AdminDoor),
+    Socket(Socket),
+}
+
+/// What lives as long as the process and is reached from several places.
+#[derive(Debug, Clone)]
+struct Parts {
+    clock: Clock,
+    health: Health,
+    journal: Journal,
+    room: Room,
+    egress: Arc<Egress>,
+    tokens: Arc<Tokens>,
+    transport: Arc<Transport>,
+    inbox: Arc<Inbox>,
+    outbox: Arc<Outbox>,
+    chats: Arc<Chats>,
+    apps: Arc<ArcSwap<Vec<DingTalkApp>>>,
+    corps: Arc<ArcSwap<HashMap<String, String>>>,
+    tls: BTreeMap<&'static str, Arc<Tls>>,
+    fixed: Fixed,
+}
+
+/// What a reload cannot change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fixed {
+    state_dir: PathBuf,
+    listen: [SocketAddr; 3],
+    tls: [bool; 2],
+}
+
+#[derive(Debug)]
+struct Recovered {
+    inbox: Vec<(u64, Forwarding)>,
+    inbox_entries: mpsc::UnboundedReceiver<Appended<Forwarding>>,
+    outbox: Vec<(u64, Live)>,
+    outbox_entries: mpsc::UnboundedReceiver<Appended<Live>>,
+}
+
+impl Fixed {
+    fn of(config: &Config) -> Self {
+        Self {
+            state_dir: config.state_dir.clone(),
+            listen: [config.callbacks.listen, config.api.listen, config.admin],
+            tls: [config.callbacks.tls.is_some(), config.api.tls.is_some()],
+        }
+    }
+}
+
+impl App {
+    /// Opens and binds. When this returns the addresses are taken, but nothing is served yet.
+    pub async fn open(config: Config, clock: Clock) -> Result<Self, StartError> {
+        let fixed = Fixed::of(&config);
+        let state_dir = config.state_dir.clone();
+        make_private_dir(&state_dir)?;
+        let (trigger, drain) = drain::channel();
+        let health = Health::default();
+        let journal = Journal::open(&state_dir)?;
+        let room = Room::new(state_dir.clone());
+        let transport = Arc::new(Transport::new(clock, config.connect_timeout_ms));
+        let egress = Arc::new(Egress::new(
+            config.egress,
+            transport.clone(),
+            clock,
+            health.clone(),
+        ));
+        let apps = config.outbound.apps.clone();
+        let tokens = Arc::new(Tokens::new(&apps, egress.clone()));
+        let chats = Arc::new(Chats::default());
+        let dedup = Arc::new(Aged::new(Table::Dedup, DEDUP_KEEP_MS, DEDUP_ENTRIES_MAX));
+        let idempotency = Arc::new(Aged::new(
+            Table::Idempotency,
+            IDEMPOTENCY_KEEP_MS,
+            IDEMPOTENCY_ENTRIES_MAX,
+        ));
+        let mut live_inbox = vec![];
+        let mut live_outbox = vec![];
+        let ((inbox, inbox_entries), (outbox, outbox_entries), aside) =
+            journal.read_blocking(|view| {
+                dedup.load(view)?;
+                idempotency.load(view)?;
+                chats.load(view)?;
+                egress.load(view)?;
+                let inbox = Queue::<Forwarding>::open(INBOX, view)?;
+                let outbox = Queue::<Live>::open(OUTBOX, view)?;
+                let aside = [
+                    inbox.0.recover(view, &mut |seq, state| {
+                        inbox.0.count(seq, state.tag());
+                        live_inbox.push((seq, state));
+                    })?,
+                    outbox.0.recover(view, &mut |seq, live| {
+                        outbox.0.count(seq, live.tag());
+                        live_outbox.push((seq, live));
+                    })?,
+                ];
+                Ok((inbox, outbox, aside))
+            })?;
+        for batch in aside {
+            journal.submit(batch, |_| ());
+        }
+        let (inbox_queue, outbox_queue) = (Arc::new(inbox), Arc::new(outbox));
+        let corps = Arc::new(ArcSwap::from_pointee(corps(&apps)));
+        let inbox = Arc::new(Inbox {
+            settings: Arc::new(ArcSwap::from_pointee(config.inbound)),
+            queue: inbox_queue.clone(),
+            journal: journal.clone(),
+            dedup,
+            chats: chats.clone(),
+            titles: Arc::new(Notify::new()),
+            clock,
+            pending: Arc::new(Pending::default()),
+        });
+        let outbox = Arc::new(Outbox {
+            settings: Arc::new(ArcSwap::from_pointee(config.outbound)),
+            queue: outbox_queue.clone(),
+            journal: journal.clone(),
+            idempotency,
+            outcomes: Outcomes {
+                inbox: inbox_queue.clone(),
+                corps: corps.clone(),
+                clock,
+            },
+            room: room.clone(),
+            drain: drain.clone(),
+            clock,
+            stripes: Stripes::default(),
+        });
+        let (commands, obeyed) = mpsc::channel(64);
+        let api = Api {
+            outbox: outbox.clone(),
+            chats: chats.clone(),
+            commands,
+        };
+        let books = Arc::new(Books {
+            journal: journal.clone(),
+            room: room.clone(),
+            inbox: inbox.clone(),
+            outbox: outbox_queue.clone(),
+        });
+        let dead = Arc::new(Dead {
+            journal: journal.clone(),
+            inbox: inbox_queue,
+            outbox: outbox_queue,
+            clock,
+        });
+        let mut tls = BTreeMap::new();
+        for (name, door) in [("callbacks", &config.callbacks), ("api", &config.api)] {
+            if let Some(files) = &door.tls {
+                tls.insert(name, Arc::new(Tls::new(Loaded::read(files.clone())?)));
+            }
+        }
+        let callbacks = Door::bind(
+            "callbacks",
+            config.callbacks.listen,
+            tls.get("callbacks").cloned(),
+            config.callbacks.limits,
+        )
+        .await?;
+        let api_door = Door::bind(
+            "api",
+            config.api.listen,
+            tls.get("api").cloned(),
+            config.api.limits,
+        )
+        .await?;
+        let admin_limits = Limits {
+            connections_max: 64,
+            ..Limits::default()
+        };
+        let admin = Door::bind("admin", config.admin, None, admin_limits).await?;
+        let addresses = [
+            ("callbacks", &callbacks),
+            ("api", &api_door),
+            ("admin", &admin),
+        ]
+        .into_iter()
+        .filter_map(|(name, door)| Some((name, door.address()?)))
+        .collect::<BTreeMap<_, _>>();
+        for (door, address) in &addresses {
+            tracing::info!(door, %address, "listening");
+        }
+        let socket_door = bind_socket(&state_dir, admin_limits)?;
+        let socket = Socket {
+            api: api.clone(),
+            dead,
+            doors: Arc::new(addresses),
+            health: health.clone(),
+            books: books.clone(),
+        };
+        let callbacks_handler = inbound::receive::Door {
+            inbox: inbox.clone(),
+            drain: drain.clone(),
+            room: room.clone(),
+        };
+        let admin_handler = AdminDoor {
+            health: health.clone(),
+            recorder: metrics::install(),
+            books,
+        };
+        let parts = Parts {
+            clock,
+            health,
+            journal,
+            room,
+            egress,
+            tokens,
+            transport,
+            inbox,
+            outbox,
+            chats,
+            apps: Arc::new(ArcSwap::from_pointee(apps)),
+            corps,
+            tls,
+            fixed,
+        };
+        let recovered = Recovered {
+            inbox: live_inbox,
+            inbox_entries,
+            outbox: live_outbox,
+            outbox_entries,
+        };
+        Ok(Self {
+            doors: vec![
+                (callbacks, Handler::Callbacks(callbacks_handler)),
+                (api_door, Handler::Api(api)),
+                (admin, Handler::Admin(admin_handler)),
+                (socket_door, Handler::Socket(socket)),
+            ],
+            parts,
+            recovered,
+            commands: obeyed,
+            cache_dir: state_dir.join("cache"),
+            trigger,
+            drain,
+        })
+    }
+
+    /// Serves until a signal says stop (SIGTERM, SIGINT), reloading on SIGHUP with what `reload`
+    /// reads.
+    pub async fn run(self, reload: impl Fn() -> Result<Config, config::Unusable>) -> Ended {
+        let Self {
+            doors,
+            parts,
+            recovered,
+            commands,
+            cache_dir,
+            trigger,
+            drain,
+        } = self;
+        let starting = parts.health.starting("doors");
+        let mut tasks = JoinSet::new();
+        parts.spawn_workers(&mut tasks, recovered, commands, &drain);
+        parts.spawn_cache(cache_dir);
+        for (door, handler) in doors {
+            let drain = drain.clone();
+            match handler {
+                Handler::Callbacks(h) => {
+                    tasks.spawn(door.serve(move |r| h.clone().handle(r), drain))
+                }
+                Handler::Api(h) => tasks.spawn(door.serve(move |r| h.clone().handle(r), drain)),
+                Handler::Admin(h) => tasks.spawn(door.serve(move |r| h.clone().handle(r), drain)),
+                Handler::Socket(h) => tasks.spawn(door.serve(move |r| h.clone().handle(r), drain)),
+            };
+        }
+        drop((starting, drain));
+        metrics::reloaded(true, parts.clock.wall_ms());
+        metrics::build_info();
+        notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+        let ended = parts.watch(&mut tasks, &reload).await;
+        notify(&[sd_notify::NotifyState::Stopping]);
+        if ended != Ended::Drained {
+            return ended;
+        }
+        tracing::info!("stopping");
+        parts.finish(trigger, tasks).await
+    }
+}
+
+impl Parts {
+    fn spawn_workers(
+        &self,
+        tasks: &mut JoinSet<()>,
+        recovered: Recovered,
+        commands: mpsc::Receiver<Command>,
+        drain: &Drain,
+    ) {
+        let forwarder = Forwarder {
+            settings: self.inbox.settings.clone(),
+            queue: self.inbox.queue.clone(),
+            journal: self.journal.clone(),
+            transport: self.transport.clone(),
+            clock: self.clock,
+            health: self.health.clone(),
+        };
+        let (inbox, inbox_entries) = (recovered.inbox, recovered.inbox_entries);
+        tasks.spawn(forwarder.run(inbox, inbox_entries, drain.clone()));
+        let sender = Sender {
+            settings: self.outbox.settings.clone(),
+            queue: self.outbox.queue.clone(),
+            journal: self.journal.clone(),
+            tokens: self.tokens.clone(),
+            egress: self.egress.clone(),
+            outcomes: self.outbox.outcomes.clone(),
+            clock: self.clock,
+        };
+        let (outbox, outbox_entries) = (recovered.outbox, recovered.outbox_entries);
+        let worker = lane::run(sender, outbox, outbox_entries, commands, drain.clone());
+        tasks.spawn(async move {
+            if worker.await.is_err() {
+                tracing::error!("what was under way at the last stop could not be recorded");
+            }
+        });
+        let titles = Titles {
+            chats: self.chats.clone(),
+            wake: self.inbox.titles.clone(),
+            tokens: self.tokens.clone(),
+            egress: self.egress.clone(),
+            journal: self.journal.clone(),
+            health: self.health.clone(),
+        };
+        tasks.spawn(titles.run(self.apps.clone(), drain.clone()));
+        tasks.spawn(self.clone().housekeeping(drain.clone()));
+    }
+
+    /// The cache is opened beside the start: nothing waits for it.
+    fn spawn_cache(&self, dir: PathBuf) {
+        let tokens = self.tokens.clone();
+        let opened = tokio::task::spawn_blocking(move || tokens.attach(Store::open(&dir)));
+        drop(opened);
+    }
+
+    /// Small things that are due now and then.
+    async fn housekeeping(self, drain: Drain) {
+        let mut second = 0_u64;
+        while !drain.is_stopping() {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = drain.stopping() => return,
+            }
+            second += 1;
+            notify(&[sd_notify::NotifyState::Watchdog]);
+            self.room.measure();
+            if second.is_multiple_of(5) {
+                self.egress.sweep();
+                self.renew_certificates();
+            }
+            if second.is_multiple_of(30) {
+                self.tokens.renew().await;
+                self.forget().await;
+            }
+        }
+    }
+
+    async fn forget(&self) {
+        let wall_ms = self.clock.wall_ms();
+        for (count, batch) in [
+            self.inbox.dedup.forget(wall_ms),
+            self.outbox.idempotency.forget(wall_ms),
+        ] {
+            if count > 0 && self.journal.commit(batch).await.is_err() {
+                tracing::warn!("old keys could not be removed");
+            }
+        }
+    }
+
+    fn renew_certificates(&self) {
+        for (door, tls) in &self.tls {
+            match tls.renew() {
+                Ok(true) => {
+                    tracing::info!(door, "the new certificate is in use");
+                    self.health.recovered("certificate");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let text = format!(
+                        "the new certificate of [{door}.tls] cannot be used, the old one stays: {error}"
+                    );
+                    if self.health.degraded("certificate", text) {
+                        tracing::error!(door, %error, "the new certificate cannot be used, the old one stays");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for whatever ends the daemon.
+    async fn watch(
+        &self,
+        tasks: &mut JoinSet<()>,
+        reload: &impl Fn() -> Result<Config, config::Unusable>,
+    ) -> Ended {
+        let signals = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+        ];
+        let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals.map(signal) else {
+            tracing::error!("cannot listen for signals");
+            return Ended::PartFailed;
+        };
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ended::Drained,
+                _ = interrupt.recv() => return Ended::Drained,
+                _ = hangup.recv() => self.reload(reload),
+                () = self.journal.failed() => {
+                    self.health.unready("journal", "a commit failed");
+                    tracing::error!("the journal cannot be written; ending, to recover by reading at the next start");
+                    return Ended::JournalFailed;
+                }
+                Some(ended) = tasks.join_next() => {
+                    tracing::error!(?ended, "a part of the daemon ended; restarting is safe, nothing is lost");
+                    return Ended::PartFailed;
+                }
+            }
+        }
+    }
+
+    fn reload(&self, read: &impl Fn() -> Result<Config, config::Unusable>) {
+        notify(&[sd_notify::NotifyState::Reloading]);
+        let taken_over = read()
+            .map_err(|error| error.to_string())
+            .and_then(|config| self.take_over(config));
+        notify(&[sd_notify::NotifyState::Ready]);
+        metrics::reloaded(taken_over.is_ok(), self.clock.wall_ms());
+        match taken_over {
+            Ok(()) => {
+                self.health.recovered("reload");
+                tracing::info!("the configuration was taken over");
+            }
+            Err(error) => {
+                self.health.degraded(
+                    "reload",
+                    format!("the configuration was not taken over: {error}"),
+                );
+                tracing::error!(%error, "the configuration was not taken over; the old one stays");
+            }
+        }
+    }
+
+    /// All or nothing: everything that can fail comes before the first change.
+    fn take_over(&self, config: Config) -> Result<(), String> {
+        if Fixed::of(&config) != self.fixed {
+            return Err(
+                "state_dir, a listen address or the use of TLS was changed: restart for that"
+                    .to_owned(),
+            );
+        }
+        let mut loaded = vec![];
+        for (name, door) in [("callbacks", &config.callbacks), ("api", &config.api)] {
+            if let (Some(files), Some(tls)) = (&door.tls, self.tls.get(name)) {
+                loaded.push((
+                    tls,
+                    Loaded::read(files.clone()).map_err(|error| error.to_string())?,
+                ));
+            }
+        }
+        for (tls, loaded) in loaded {
+            tls.adopt(loaded);
+        }
+        let apps = config.outbound.apps.clone();
+        self.corps.store(Arc::new(corps(&apps)));
+        self.tokens.reload(&apps);
+        self.apps.store(Arc::new(apps));
+        self.egress.reload(config.egress);
+        self.inbox.settings.store(Arc::new(config.inbound));
+        self.outbox.settings.store(Arc::new(config.outbound));
+        Ok(())
+    }
+
+    async fn finish(self, trigger: drain::Trigger, mut tasks: JoinSet<()>) -> Ended {
+        let deadline = Duration::from_millis(DRAIN_MS);
+        let Self {
+            journal, outbox, ..
+        } = self;
+        // These hold a drain handle themselves.
+        drop(outbox);
+        let all_done = async { while tasks.join_next().await.is_some() {} };
+        let drained = tokio::time::timeout(deadline, async {
+            tokio::join!(trigger.drain(), all_done);
+        })
+        .await;
+        if drained.is_err() {
+            tracing::warn!("some work did not finish in time; it is taken up at the next start");
+        }
+        let closed = tokio::task::spawn_blocking(move || journal.close()).await;
+        match (drained, closed) {
+            (Ok(()), Ok(())) => Ended::Drained,
+            _ => Ended::DrainTimedOut,
+        }
+    }
+}
+
+fn corps(apps: &[DingTalkApp]) -> HashMap<String, String> {
+    apps.iter()
+        .map(|app| (app.name.clone(), app.corp_id.clone()))
+        .collect()
+}
+
+fn make_private_dir(path: &Path) -> Result<(), StartError> {
+    let error = |source| StartError::StateDir {
+        path: path.to_owned(),
+        source,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(error)?;
+    let mode = std::fs::metadata(path).map_err(error)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(error(io::Error::other(format!(
+            "others can enter it (mode {:o})",
+            mode & 0o777
+        ))));
+    }
+    Ok(())
+}
+
+fn bind_socket(state_dir: &Path, limits: Limits) -> Result<Door, StartError> {
+    let path = state_dir.join("admin.sock");
+    let error = |source| StartError::StateDir {
+        path: path.clone(),
+        source,
+    };
+    // The store's lock is ours, so a socket that lies here is left over.
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(error)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
+    Ok(Door::unix(
+        "socket",
+        listener,
+        rustix::process::geteuid().as_raw(),
+        limits,
+    ))
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd does not listen");
+    }
+}

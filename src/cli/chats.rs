@@ -1,0 +1,60 @@
+//! `dingd chats`: the groups that events told of.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::output::{cell, finish, say, table};
+use super::{Target, client};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    target: Target,
+    /// Part of the title.
+    q: Option<String>,
+    /// Only this app.
+    #[arg(long)]
+    app: Option<String>,
+    /// installed, uninstalled or all.
+    #[arg(long, default_value = "installed")]
+    state: String,
+}
+
+pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    let mut path = format!(
+        "/v1/chats?limit=200&state={}",
+        client::encoded(&arguments.state)
+    );
+    for (name, value) in [("q", &arguments.q), ("app", &arguments.app)] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={}", client::encoded(value)));
+        }
+    }
+    let answer = client::ask(&arguments.target, "GET", &path, None);
+    finish(answer, arguments.target.json, show)
+}
+
+fn show(page: &Value) {
+    let chats = page
+        .get("chats")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    if chats.is_empty() {
+        say(
+            "No groups. Install the cool app in a group (群设置 → 酷应用); if it is installed already,\nremove and install it again: only the install event tells dingd of a group. Check that the\nevents im_cool_app_install and im_cool_app_uninstall are subscribed (开发配置 → 事件订阅).",
+        );
+        return;
+    }
+    let rows: Vec<_> = chats
+        .iter()
+        .map(|chat| {
+            ["/title", "/state", "/app", "/id", "/installed_at"]
+                .map(|key| cell(chat, key))
+                .to_vec()
+        })
+        .collect();
+    table(&["TITLE", "STATE", "APP", "ID", "INSTALLED"], &rows);
+}
