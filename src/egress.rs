@@ -129,6 +129,11 @@ impl Egress {
         self.limits().capacity(key, self.clock.mono_ms())
     }
 
+    /// When those who wait for `key` should try again (monotonic milliseconds, in the future).
+    pub fn free_at(&self, key: Key, critical: bool) -> u64 {
+        self.limits().free_at(key, critical, self.clock.mono_ms())
+    }
+
     /// The call was made: releases the permit and pauses what the verdict wants paused.
     pub fn settle(&self, mut permit: Permit, verdict: &Verdict) -> Option<Pause> {
         permit.open = false;

@@ -5,7 +5,8 @@
 //! twice and passing.
 
 mod clock;
+pub mod daemon;
 pub mod dingtalk;
 pub mod platform;
-mod post;
+pub mod post;
 mod server;

@@ -95,6 +95,16 @@ impl Breaker {
         Ok(())
     }
 
+    /// How many calls would pass now.
+    pub fn capacity(&self, now_ms: u64) -> usize {
+        let allowed = match self.state {
+            State::Closed => self.allowed,
+            State::Open { until_ms } if now_ms < until_ms => 0,
+            State::HalfOpen | State::Open { .. } => 1,
+        };
+        allowed.saturating_sub(self.in_flight) as usize
+    }
+
     /// A call ended without telling anything about the destination.
     pub fn release(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);

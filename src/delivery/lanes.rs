@@ -141,28 +141,31 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         self.advance(id);
     }
 
-    /// Lets up to `count` lanes that wait for `gate` have their turn, the urgent ones first.
-    pub fn open(&mut self, gate: &G, count: usize) {
+    /// Lets up to `count` lanes that wait for `gate` have their turn, the urgent ones first. Returns
+    /// how urgent the first is that still waits: the gate must be opened again for it.
+    #[must_use]
+    pub fn open(&mut self, gate: &G, count: usize) -> Option<Priority> {
+        let queues = self.parked.get_mut(gate)?;
         let mut left = count;
-        let Some(queues) = self.parked.get_mut(gate) else {
-            return;
-        };
-        for queue in queues.iter_mut() {
+        for (queue, ready) in queues.iter_mut().zip(&mut self.ready) {
             while left > 0
                 && let Some(id) = queue.pop_front()
             {
                 if let Some(lane) = self.slots.get_mut(id.0) {
                     lane.waits = Waits::Turn;
-                    if let Some(ready) = self.ready.get_mut(lane.priority.index()) {
-                        ready.push_back(id);
-                    }
+                    ready.push_back(id);
                     left -= 1;
                 }
             }
         }
-        if queues.iter().all(VecDeque::is_empty) {
+        let waits = |(queue, priority): (&VecDeque<LaneId>, Priority)| {
+            (!queue.is_empty()).then_some(priority)
+        };
+        let waiting = queues.iter().zip(Priority::ALL).find_map(waits);
+        if waiting.is_none() {
             self.parked.remove(gate);
         }
+        waiting
     }
 
     /// An attempt that [`Self::fly`] began has ended. Returns whether the head stepped aside.
@@ -335,10 +338,10 @@ mod tests {
         while let Some((id, _)) = lanes.next(0) {
             lanes.park(id, "robot");
         }
-        lanes.open(&"robot", 1);
+        assert_eq!(lanes.open(&"robot", 1), Some(Priority::Normal), "one still waits");
         assert_eq!(take(&mut lanes, 0).unwrap().1, 2);
         assert!(lanes.next(0).is_none());
-        lanes.open(&"robot", 9);
+        assert_eq!(lanes.open(&"robot", 9), None);
         assert_eq!(take(&mut lanes, 0).unwrap().1, 1);
     }
 

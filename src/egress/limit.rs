@@ -317,8 +317,11 @@ impl Limits {
         gate.paused_until_ms = gate.paused_until_ms.max(until_ms);
     }
 
-    /// How many non-critical calls `key` allows now.
+    /// How many calls `key` allows now.
     pub fn capacity(&mut self, key: Key, now_ms: u64) -> usize {
+        if let Some(breaker) = self.breakers.get(&key) {
+            return breaker.capacity(now_ms);
+        }
         if self.check(key, true, now_ms).is_err() {
             return 0;
         }
@@ -327,6 +330,19 @@ impl Limits {
                 (rule.count as usize).saturating_sub(gate.used())
             }
             _ => HOST_CALLS_MAX as usize,
+        }
+    }
+
+    /// When those who wait for `key` should try again; always later than now.
+    pub fn free_at(&mut self, key: Key, critical: bool, now_ms: u64) -> u64 {
+        if let Some(State::Open { until_ms }) = self.breakers.get(&key).map(Breaker::state)
+            && until_ms > now_ms
+        {
+            return until_ms;
+        }
+        match self.check(key, critical, now_ms) {
+            Ok(()) => now_ms + LOOK_AGAIN_MS,
+            Err(full) => full.until_ms.max(now_ms + 1),
         }
     }
 

@@ -240,8 +240,14 @@ impl Work {
         {
             self.gates.pop_first();
             self.gated.remove(&key);
-            self.lanes
-                .open(&key, self.sender.egress.capacity(key).max(1));
+            let capacity = self.sender.egress.capacity(key).max(1);
+            if let Some(priority) = self.lanes.open(&key, capacity) {
+                // Those that still wait are nobody else's business: come back for them.
+                let critical = priority == Priority::Critical;
+                self.gated.insert(key);
+                let free_at_ms = self.sender.egress.free_at(key, critical);
+                self.gates.insert((free_at_ms, key));
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! One POST over plain HTTP, a new connection each time: how the box reaches the daemon.
+//! One request over plain HTTP, a new connection each time: how the box reaches the daemon.
 
 use std::time::Duration;
 
@@ -16,10 +16,28 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const REPLY_BYTES_MAX: usize = 1 << 20;
 
 /// What came back.
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) content_type: String,
-    pub(super) body: String,
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Value of `Content-Type`, or empty.
+    pub content_type: String,
+    /// All headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body as text.
+    pub body: String,
+}
+
+impl Reply {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON, or null.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
 }
 
 /// Posts JSON; the error text says at which step it failed.
@@ -28,12 +46,23 @@ pub(super) async fn post(
     headers: &[(&'static str, String)],
     body: String,
 ) -> Result<Reply, String> {
-    tokio::time::timeout(PATIENCE, exchange(url, headers, body))
+    request("POST", url, headers, body).await
+}
+
+/// Sends any request; the error text says at which step it failed.
+pub async fn request(
+    method: &str,
+    url: &str,
+    headers: &[(&'static str, String)],
+    body: String,
+) -> Result<Reply, String> {
+    tokio::time::timeout(PATIENCE, exchange(method, url, headers, body))
         .await
         .map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?
 }
 
 async fn exchange(
+    method: &str,
     url: &str,
     headers: &[(&'static str, String)],
     body: String,
@@ -58,7 +87,9 @@ async fn exchange(
     } else {
         format!("/{target}")
     };
-    let mut request = Request::post(target)
+    let mut request = Request::builder()
+        .method(method)
+        .uri(target)
         .header(HOST, authority.as_str())
         .header(CONTENT_TYPE, "application/json");
     for (name, value) in headers {
@@ -78,6 +109,13 @@ async fn exchange(
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default()
         .to_owned();
+    let headers = response
+        .headers()
+        .iter()
+        .map(|(name, value)| {
+            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        })
+        .collect();
     let bytes = Limited::new(response.into_body(), REPLY_BYTES_MAX)
         .collect()
         .await
@@ -86,6 +124,7 @@ async fn exchange(
     Ok(Reply {
         status,
         content_type,
+        headers,
         body: String::from_utf8_lossy(&bytes).into_owned(),
     })
 }
