@@ -32,20 +32,19 @@ use crate::http::tls::{Loaded, Tls, TlsError};
 use crate::http::transport::Transport;
 use crate::inbound::accept::{Inbox, Pending};
 use crate::inbound::forward::Forwarder;
+use crate::inbound::{self, DEDUP_KEEP_MS};
 use crate::journal::aged::Aged;
 use crate::journal::queue::{Appended, INBOX, OUTBOX, Queue};
 use crate::journal::room::Room;
 use crate::journal::{Journal, OpenError, ReadError, Table};
-use crate::outbound::accept::{Outbox, Stripes};
+use crate::metrics;
+use crate::outbound::accept::{Outbox, Stripes, Used};
 use crate::outbound::lane::Command;
 use crate::outbound::receive::Api;
 use crate::outbound::send::Sender;
 use crate::outbound::settle::Outcomes;
 use crate::outbound::{Live, lane};
-use crate::{inbound, metrics};
 
-/// Callbacks are recognised as repeats for this long, in milliseconds.
-pub const DEDUP_KEEP_MS: u64 = 7 * 86_400_000;
 const DEDUP_ENTRIES_MAX: usize = 1_000_000;
 const IDEMPOTENCY_KEEP_MS: u64 = 72 * 3_600_000;
 const IDEMPOTENCY_ENTRIES_MAX: usize = 1_000_000;
@@ -127,7 +126,7 @@ struct Parts {
     chats: Arc<Chats>,
     apps: Arc<ArcSwap<Vec<DingTalkApp>>>,
     corps: Arc<ArcSwap<HashMap<String, String>>>,
-    tls: BTreeMap<&'static str, Arc<Tls>>,
+    tls: DoorTls,
     fixed: Fixed,
 }
 
@@ -157,189 +156,44 @@ impl Fixed {
     }
 }
 
+/// What the store held at the start.
+#[derive(Debug)]
+struct Stored {
+    journal: Journal,
+    dedup: Arc<Aged<()>>,
+    idempotency: Arc<Aged<Used>>,
+    chats: Arc<Chats>,
+    inbox: Arc<Queue<Forwarding>>,
+    outbox: Arc<Queue<Live>>,
+}
+
 impl App {
     /// Opens and binds. When this returns the addresses are taken, but nothing is served yet.
     pub async fn open(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let fixed = Fixed::of(&config);
         let state_dir = config.state_dir.clone();
         make_private_dir(&state_dir)?;
         let (trigger, drain) = drain::channel();
         let health = Health::default();
-        let journal = Journal::open(&state_dir)?;
-        let room = Room::new(state_dir.clone());
         let transport = Arc::new(Transport::new(clock, config.connect_timeout_ms));
+        let way_out = config.egress.clone();
         let egress = Arc::new(Egress::new(
-            config.egress,
+            way_out,
             transport.clone(),
             clock,
             health.clone(),
         ));
-        let apps = config.outbound.apps.clone();
-        let tokens = Arc::new(Tokens::new(&apps, egress.clone()));
-        let chats = Arc::new(Chats::default());
-        let dedup = Arc::new(Aged::new(Table::Dedup, DEDUP_KEEP_MS, DEDUP_ENTRIES_MAX));
-        let idempotency = Arc::new(Aged::new(
-            Table::Idempotency,
-            IDEMPOTENCY_KEEP_MS,
-            IDEMPOTENCY_ENTRIES_MAX,
-        ));
-        let mut live_inbox = vec![];
-        let mut live_outbox = vec![];
-        let ((inbox, inbox_entries), (outbox, outbox_entries), aside) =
-            journal.read_blocking(|view| {
-                dedup.load(view)?;
-                idempotency.load(view)?;
-                chats.load(view)?;
-                egress.load(view)?;
-                let inbox = Queue::<Forwarding>::open(INBOX, view)?;
-                let outbox = Queue::<Live>::open(OUTBOX, view)?;
-                let aside = [
-                    inbox.0.recover(view, &mut |seq, state| {
-                        inbox.0.count(seq, state.tag());
-                        live_inbox.push((seq, state));
-                    })?,
-                    outbox.0.recover(view, &mut |seq, live| {
-                        outbox.0.count(seq, live.tag());
-                        live_outbox.push((seq, live));
-                    })?,
-                ];
-                Ok((inbox, outbox, aside))
-            })?;
-        for batch in aside {
-            journal.submit(batch, |_| ());
-        }
-        let (inbox_queue, outbox_queue) = (Arc::new(inbox), Arc::new(outbox));
-        let corps = Arc::new(ArcSwap::from_pointee(corps(&apps)));
-        let inbox = Arc::new(Inbox {
-            settings: Arc::new(ArcSwap::from_pointee(config.inbound)),
-            queue: inbox_queue.clone(),
-            journal: journal.clone(),
-            dedup,
-            chats: chats.clone(),
-            titles: Arc::new(Notify::new()),
-            clock,
-            pending: Arc::new(Pending::default()),
-        });
-        let outbox = Arc::new(Outbox {
-            settings: Arc::new(ArcSwap::from_pointee(config.outbound)),
-            queue: outbox_queue.clone(),
-            journal: journal.clone(),
-            idempotency,
-            outcomes: Outcomes {
-                inbox: inbox_queue.clone(),
-                corps: corps.clone(),
-                clock,
-            },
-            room: room.clone(),
-            drain: drain.clone(),
-            clock,
-            stripes: Stripes::default(),
-        });
+        let (stored, recovered) = Stored::read(&state_dir, &egress)?;
+        let (listen, tls) = (Listen::of(&config), load_tls(&config)?);
+        let parts = Parts::build(config, stored, (egress, transport), tls, &drain);
         let (commands, obeyed) = mpsc::channel(64);
-        let api = Api {
-            outbox: outbox.clone(),
-            chats: chats.clone(),
-            commands,
-        };
-        let books = Arc::new(Books {
-            journal: journal.clone(),
-            room: room.clone(),
-            inbox: inbox.clone(),
-            outbox: outbox_queue.clone(),
-        });
-        let dead = Arc::new(Dead {
-            journal: journal.clone(),
-            inbox: inbox_queue,
-            outbox: outbox_queue,
-            clock,
-        });
-        let mut tls = BTreeMap::new();
-        for (name, door) in [("callbacks", &config.callbacks), ("api", &config.api)] {
-            if let Some(files) = &door.tls {
-                tls.insert(name, Arc::new(Tls::new(Loaded::read(files.clone())?)));
-            }
-        }
-        let callbacks = Door::bind(
-            "callbacks",
-            config.callbacks.listen,
-            tls.get("callbacks").cloned(),
-            config.callbacks.limits,
-        )
-        .await?;
-        let api_door = Door::bind(
-            "api",
-            config.api.listen,
-            tls.get("api").cloned(),
-            config.api.limits,
-        )
-        .await?;
-        let admin_limits = Limits {
-            connections_max: 64,
-            ..Limits::default()
-        };
-        let admin = Door::bind("admin", config.admin, None, admin_limits).await?;
-        let addresses = [
-            ("callbacks", &callbacks),
-            ("api", &api_door),
-            ("admin", &admin),
-        ]
-        .into_iter()
-        .filter_map(|(name, door)| Some((name, door.address()?)))
-        .collect::<BTreeMap<_, _>>();
-        for (door, address) in &addresses {
-            tracing::info!(door, %address, "listening");
-        }
-        let socket_door = bind_socket(&state_dir, admin_limits)?;
-        let socket = Socket {
-            api: api.clone(),
-            dead,
-            doors: Arc::new(addresses),
-            health: health.clone(),
-            books: books.clone(),
-        };
-        let callbacks_handler = inbound::receive::Door {
-            inbox: inbox.clone(),
-            drain: drain.clone(),
-            room: room.clone(),
-        };
-        let admin_handler = AdminDoor {
-            health: health.clone(),
-            recorder: metrics::install(),
-            books,
-        };
-        let parts = Parts {
-            clock,
-            health,
-            journal,
-            room,
-            egress,
-            tokens,
-            transport,
-            inbox,
-            outbox,
-            chats,
-            apps: Arc::new(ArcSwap::from_pointee(apps)),
-            corps,
-            tls,
-            fixed,
-        };
-        let recovered = Recovered {
-            inbox: live_inbox,
-            inbox_entries,
-            outbox: live_outbox,
-            outbox_entries,
-        };
+        let doors = parts.bind(&listen, commands, drain.clone()).await?;
+        let cache_dir = state_dir.join("cache");
         Ok(Self {
-            doors: vec![
-                (callbacks, Handler::Callbacks(callbacks_handler)),
-                (api_door, Handler::Api(api)),
-                (admin, Handler::Admin(admin_handler)),
-                (socket_door, Handler::Socket(socket)),
-            ],
+            doors,
             parts,
             recovered,
             commands: obeyed,
-            cache_dir: state_dir.join("cache"),
+            cache_dir,
             trigger,
             drain,
         })
@@ -387,7 +241,215 @@ impl App {
     }
 }
 
+impl Stored {
+    /// Opens the store and reads back everything that is kept in memory.
+    fn read(dir: &Path, egress: &Egress) -> Result<(Self, Recovered), StartError> {
+        let journal = Journal::open(dir)?;
+        let dedup = Arc::new(Aged::new(Table::Dedup, DEDUP_KEEP_MS, DEDUP_ENTRIES_MAX));
+        let idempotency = Arc::new(Aged::new(
+            Table::Idempotency,
+            IDEMPOTENCY_KEEP_MS,
+            IDEMPOTENCY_ENTRIES_MAX,
+        ));
+        let chats = Arc::new(Chats::default());
+        let (mut live_inbox, mut live_outbox) = (vec![], vec![]);
+        let (inbox, outbox, aside) = journal.read_blocking(|view| {
+            dedup.load(view)?;
+            idempotency.load(view)?;
+            chats.load(view)?;
+            egress.load(view)?;
+            let inbox = Queue::<Forwarding>::open(INBOX, view)?;
+            let outbox = Queue::<Live>::open(OUTBOX, view)?;
+            let aside = [
+                inbox.0.recover(view, &mut |seq, state| {
+                    inbox.0.count(seq, state.tag());
+                    live_inbox.push((seq, state));
+                })?,
+                outbox.0.recover(view, &mut |seq, live| {
+                    outbox.0.count(seq, live.tag());
+                    live_outbox.push((seq, live));
+                })?,
+            ];
+            Ok((inbox, outbox, aside))
+        })?;
+        for batch in aside.into_iter().filter(|batch| !batch.is_empty()) {
+            journal.submit(batch, |_| ());
+        }
+        let recovered = Recovered {
+            inbox: live_inbox,
+            inbox_entries: inbox.1,
+            outbox: live_outbox,
+            outbox_entries: outbox.1,
+        };
+        let (inbox, outbox) = (Arc::new(inbox.0), Arc::new(outbox.0));
+        Ok((
+            Self {
+                journal,
+                dedup,
+                idempotency,
+                chats,
+                inbox,
+                outbox,
+            },
+            recovered,
+        ))
+    }
+}
+
+/// Where the doors listen and what they allow.
+#[derive(Debug)]
+struct Listen {
+    callbacks: (SocketAddr, Limits),
+    api: (SocketAddr, Limits),
+    admin: SocketAddr,
+}
+
+impl Listen {
+    fn of(config: &Config) -> Self {
+        Self {
+            callbacks: (config.callbacks.listen, config.callbacks.limits),
+            api: (config.api.listen, config.api.limits),
+            admin: config.admin,
+        }
+    }
+}
+
+type DoorTls = BTreeMap<&'static str, Arc<Tls>>;
+
+fn load_tls(config: &Config) -> Result<DoorTls, TlsError> {
+    let mut tls = BTreeMap::new();
+    for (name, door) in [("callbacks", &config.callbacks), ("api", &config.api)] {
+        if let Some(files) = &door.tls {
+            tls.insert(name, Arc::new(Tls::new(Loaded::read(files.clone())?)));
+        }
+    }
+    Ok(tls)
+}
+
 impl Parts {
+    fn build(
+        config: Config,
+        stored: Stored,
+        (egress, transport): (Arc<Egress>, Arc<Transport>),
+        tls: DoorTls,
+        drain: &Drain,
+    ) -> Self {
+        let fixed = Fixed::of(&config);
+        let (clock, health) = (egress.clock(), egress.health().clone());
+        let room = Room::new(config.state_dir);
+        let apps = config.outbound.apps.clone();
+        let corps = Arc::new(ArcSwap::from_pointee(corps(&apps)));
+        let inbox = Arc::new(Inbox {
+            settings: Arc::new(ArcSwap::from_pointee(config.inbound)),
+            queue: stored.inbox.clone(),
+            journal: stored.journal.clone(),
+            dedup: stored.dedup,
+            chats: stored.chats.clone(),
+            titles: Arc::new(Notify::new()),
+            clock,
+            pending: Arc::new(Pending::default()),
+        });
+        let outbox = Arc::new(Outbox {
+            settings: Arc::new(ArcSwap::from_pointee(config.outbound)),
+            queue: stored.outbox,
+            journal: stored.journal.clone(),
+            idempotency: stored.idempotency,
+            outcomes: Outcomes {
+                inbox: stored.inbox,
+                corps: corps.clone(),
+                clock,
+            },
+            room: room.clone(),
+            drain: drain.clone(),
+            clock,
+            stripes: Stripes::default(),
+        });
+        Self {
+            clock,
+            health,
+            journal: stored.journal,
+            room,
+            tokens: Arc::new(Tokens::new(&apps, egress.clone())),
+            egress,
+            transport,
+            inbox,
+            outbox,
+            chats: stored.chats,
+            apps: Arc::new(ArcSwap::from_pointee(apps)),
+            corps,
+            tls,
+            fixed,
+        }
+    }
+
+    /// Binds all doors and gives each its handler.
+    async fn bind(
+        &self,
+        listen: &Listen,
+        commands: mpsc::Sender<Command>,
+        drain: Drain,
+    ) -> Result<Vec<(Door, Handler)>, StartError> {
+        let tls = |name| self.tls.get(name).cloned();
+        let (address, limits) = listen.callbacks;
+        let callbacks = Door::bind("callbacks", address, tls("callbacks"), limits).await?;
+        let (address, limits) = listen.api;
+        let api_door = Door::bind("api", address, tls("api"), limits).await?;
+        let few = Limits {
+            connections_max: 64,
+            ..Limits::default()
+        };
+        let admin = Door::bind("admin", listen.admin, None, few).await?;
+        let doors: BTreeMap<_, _> = [
+            ("callbacks", &callbacks),
+            ("api", &api_door),
+            ("admin", &admin),
+        ]
+        .into_iter()
+        .filter_map(|(name, door)| Some((name, door.address()?)))
+        .collect();
+        for (door, address) in &doors {
+            tracing::info!(door, %address, "listening");
+        }
+        let socket_door = bind_socket(&self.fixed.state_dir, few)?;
+        let (inbox, room) = (self.inbox.clone(), self.room.clone());
+        let api = Api {
+            outbox: self.outbox.clone(),
+            chats: self.chats.clone(),
+            commands,
+        };
+        let books = Arc::new(Books {
+            journal: self.journal.clone(),
+            room: room.clone(),
+            inbox: inbox.clone(),
+            outbox: self.outbox.queue.clone(),
+        });
+        let dead = Arc::new(Dead {
+            journal: self.journal.clone(),
+            inbox: inbox.queue.clone(),
+            outbox: self.outbox.queue.clone(),
+            clock: self.clock,
+        });
+        let socket = Socket {
+            api: api.clone(),
+            dead,
+            doors: Arc::new(doors),
+            health: self.health.clone(),
+            books: books.clone(),
+        };
+        let admin_handler = AdminDoor {
+            health: self.health.clone(),
+            recorder: metrics::install(),
+            books,
+        };
+        let callbacks_handler = inbound::receive::Door { inbox, drain, room };
+        Ok(vec![
+            (callbacks, Handler::Callbacks(callbacks_handler)),
+            (api_door, Handler::Api(api)),
+            (admin, Handler::Admin(admin_handler)),
+            (socket_door, Handler::Socket(socket)),
+        ])
+    }
+
     fn spawn_workers(
         &self,
         tasks: &mut JoinSet<()>,
@@ -450,7 +512,7 @@ impl Parts {
             }
             second += 1;
             notify(&[sd_notify::NotifyState::Watchdog]);
-            self.room.measure();
+            self.check_room();
             if second.is_multiple_of(5) {
                 self.egress.sweep();
                 self.renew_certificates();
@@ -459,6 +521,24 @@ impl Parts {
                 self.tokens.renew().await;
                 self.forget().await;
             }
+        }
+    }
+
+    fn check_room(&self) {
+        self.room.measure();
+        if self.room.is_writable() {
+            self.health.serving("journal");
+        } else {
+            self.health.unready(
+                "journal",
+                "the file system of state_dir is read-only; remount it",
+            );
+        }
+        if self.room.has_room() {
+            self.health.recovered("disk");
+        } else {
+            let text = "the disk of state_dir is nearly full, new work is refused: 清理或扩容磁盘 / free or enlarge it";
+            self.health.degraded("disk", text);
         }
     }
 
@@ -476,6 +556,7 @@ impl Parts {
 
     fn renew_certificates(&self) {
         for (door, tls) in &self.tls {
+            metrics::certificate_expiry(door, tls.not_after_s());
             match tls.renew() {
                 Ok(true) => {
                     tracing::info!(door, "the new certificate is in use");

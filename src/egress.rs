@@ -99,7 +99,12 @@ impl Egress {
 
     /// Takes over new settings; what is charged stays charged.
     pub fn reload(&self, settings: Settings) {
-        self.limits().set_rules(settings.rules.clone());
+        {
+            let mut limits = self.limits();
+            limits.set_rules(settings.rules.clone());
+            // A reload usually follows a cure: whoever was blocked may try at once.
+            limits.clear_pauses(&[Kind::App, Kind::AppApi, Kind::Organisation]);
+        }
         self.settings.store(Arc::new(settings));
     }
 
@@ -141,7 +146,25 @@ impl Egress {
         let jitter = crate::delivery::random::share();
         self.limits()
             .release(&permit.keys, verdict_about_host(verdict), now_ms, jitter);
+        self.report_host(&permit.keys, verdict);
         self.pause(&permit.keys, verdict)
+    }
+
+    /// An open breaker is trouble that the operator should hear of.
+    fn report_host(&self, keys: &[Key], verdict: &Verdict) {
+        let Some(reason) = verdict.reason() else {
+            return;
+        };
+        let open = |key: &&Key| key.kind == Kind::Host && self.limits().is_open(**key);
+        if keys.iter().any(|key| open(&key)) {
+            let text = format!(
+                "DingTalk does not answer as it should; messages wait: {} — {} / {}",
+                reason.detail, reason.fix_zh, reason.fix_en
+            );
+            if self.health.degraded("pause/host", text) {
+                tracing::warn!(detail = %reason.detail, "DingTalk does not answer as it should; messages wait");
+            }
+        }
     }
 
     fn pause(&self, keys: &[Key], verdict: &Verdict) -> Option<Pause> {
@@ -204,6 +227,11 @@ impl Egress {
     /// What calls cost, on disk.
     pub fn charges(&self) -> &charge::Charges {
         &self.charges
+    }
+
+    /// Where trouble is reported.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// The clock.

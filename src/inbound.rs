@@ -16,6 +16,9 @@ use crate::delivery::event::Target;
 use crate::dingtalk::envelope::{Freshness, Keys};
 use crate::http::transport::Origin;
 
+/// Callbacks are recognised as repeats for this long, in milliseconds.
+pub const DEDUP_KEEP_MS: u64 = 7 * 86_400_000;
+
 /// What the inbound side works by; replaced as a whole on reload.
 #[derive(Debug)]
 pub struct Settings {

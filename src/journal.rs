@@ -31,7 +31,8 @@
 //!
 //! # First start
 //!
-//! The file is made under a temporary name, committed, synced, renamed, and its directory synced, so
+//! Its format's number also stands in `journal.format` beside it, to be read before the engine
+//! touches anything. The file is made under a temporary name, committed, synced, renamed, and its directory synced, so
 //! that a first start killed at any point leaves nothing or a file that opens.
 
 pub mod aged;

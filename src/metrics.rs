@@ -124,7 +124,6 @@ const GAUGES: &[(&str, &str)] = &[
         "dingd_dedup_entries",
         "Callbacks remembered to recognise repeats.",
     ),
-    ("dingd_dead_letter_messages", "Dead letters kept."),
     ("dingd_breaker_state", "0 closed, 1 half open, 2 open."),
     (
         "dingd_token_expiry_timestamp_seconds",
@@ -209,9 +208,10 @@ pub fn callback(result: &'static str, reason: &'static str, us: u64) {
     emit!(histogram, "dingd_callback_ack_duration_seconds").record(seconds(us));
 }
 
-/// A client offered a message.
-pub fn admission(priority: Priority, result: &'static str, reason: &'static str) {
-    emit!(counter, "dingd_admissions_total", "priority" => priority.label(), "result" => result, "reason" => reason)
+/// A client offered a message; its priority is unknown when it could not be read.
+pub fn admission(priority: Option<Priority>, result: &'static str, reason: &'static str) {
+    let priority = priority.map_or("unknown", Priority::label);
+    emit!(counter, "dingd_admissions_total", "priority" => priority, "result" => result, "reason" => reason)
         .increment(1);
 }
 
@@ -314,11 +314,6 @@ pub fn reordered() {
     emit!(counter, "dingd_messages_reordered_total").increment(1);
 }
 
-/// Dead letters that are kept.
-pub fn dead_letters(direction: &'static str, messages: u64) {
-    emit!(gauge, "dingd_dead_letter_messages", "direction" => direction).set(float(messages));
-}
-
 /// A breaker changed: 0 closed, 1 half open, 2 open.
 pub fn breaker(destination: &str, state: u8) {
     let to = match state {
@@ -366,7 +361,12 @@ pub fn clock_skew(seconds: f64) {
 }
 
 /// When a door's certificate expires, in seconds since 1970.
-pub fn certificate_expiry(role: &'static str, not_after_s: f64) {
+pub fn certificate_expiry(role: &'static str, not_after_s: i64) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "seconds since 1970 stay below 2^53"
+    )]
+    let not_after_s = not_after_s as f64;
     emit!(gauge, "dingd_tls_certificate_not_after_timestamp_seconds", "role" => role)
         .set(not_after_s);
 }

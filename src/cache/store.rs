@@ -134,7 +134,7 @@ fn set_aside(dir: &Path) -> io::Result<()> {
     name.push(".damaged");
     let aside = PathBuf::from(name);
     match std::fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => std::fs::rename(dir, &aside),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -21,6 +22,8 @@ use crate::secret::Secret;
 
 /// What a token lives if DingTalk does not say: trusting a missing or zero `expireIn` makes a loop.
 const LIFE_DEFAULT_S: u64 = 7_200;
+/// The cache is opened beside the start; the first who needs a token waits for it this long.
+const OPENING: Duration = Duration::from_secs(2);
 /// After a fetch that failed or brought a refused token, the next waits at least this long.
 const FETCH_GAP_MS: u64 = 10_000;
 
@@ -29,7 +32,7 @@ const FETCH_GAP_MS: u64 = 10_000;
 pub struct Tokens {
     apps: ArcSwap<HashMap<String, Arc<AppToken>>>,
     egress: Arc<Egress>,
-    store: tokio::sync::OnceCell<Store>,
+    store: tokio::sync::SetOnce<Store>,
 }
 
 #[derive(Debug)]
@@ -69,7 +72,7 @@ impl Tokens {
         let tokens = Self {
             apps: ArcSwap::from_pointee(HashMap::new()),
             egress,
-            store: tokio::sync::OnceCell::new(),
+            store: tokio::sync::SetOnce::new(),
         };
         tokens.reload(apps);
         tokens
@@ -129,14 +132,14 @@ impl Tokens {
         if let Some(failure) = app.recent_failure(self.egress.clock().mono_ms()) {
             return Err(failure);
         }
-        if let Some(token) = self.from_store(&app).await {
+        if let Some(token) = self.kept(&app).await {
             return Ok(token);
         }
         self.fetch(&app).await
     }
 
     /// DingTalk refused `token`: it is not handed out again.
-    pub async fn refused(&self, app: &str, token: &Secret) {
+    pub fn refused(&self, app: &str, token: &Secret) {
         let Some(app) = self.apps.load().get(app).cloned() else {
             return;
         };
@@ -172,15 +175,14 @@ impl Tokens {
         }
     }
 
-    async fn from_store(&self, app: &AppToken) -> Option<Secret> {
+    async fn kept(&self, app: &AppToken) -> Option<Secret> {
         if std::mem::replace(&mut app.held().looked_in_store, true) {
             return None;
         }
-        let kept = self
-            .store
-            .get()?
-            .get(app.name(), app.app.client_secret.clone())
-            .await?;
+        let store = tokio::time::timeout(OPENING, self.store.wait())
+            .await
+            .ok()?;
+        let kept = store.get(app.name(), app.app.client_secret.clone()).await?;
         let kept: Kept = serde_json::from_slice(&kept).ok()?;
         let value = Secret::new(kept.value);
         let token = Token {

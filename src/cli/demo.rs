@@ -58,7 +58,9 @@ fn play(arguments: &Arguments, program: PathBuf, dir: &std::path::Path) -> Resul
                 say(&line);
             }
             say("running until Ctrl-C …");
-            tokio::signal::ctrl_c().await.map_err(|error| error.to_string())?;
+            tokio::signal::ctrl_c()
+                .await
+                .map_err(|error| error.to_string())?;
         }
         stage.close().await;
         Ok(held)

@@ -68,7 +68,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             let path = format!("/v1/messages/{}", client::encoded(id));
             let answer = client::ask(target, "DELETE", &path, None);
             finish(answer, target.json, |message| {
-                say(&format!("{} is cancelled", cell(message, "/id")))
+                say(&format!("{} is cancelled", cell(message, "/id")));
             })
         }
     }

@@ -31,6 +31,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{}: {warning}", arguments.config.display());
     }
+    crate::metrics::install();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -16,7 +16,15 @@ pub(super) struct Arguments {
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let answer = client::ask(&arguments.target, "GET", "/v1/status", None);
-    finish(answer, arguments.target.json, show)
+    let ready = answer
+        .as_ref()
+        .is_ok_and(|status| status.get("ready") == Some(&Value::Bool(true)));
+    let code = finish(answer, arguments.target.json, show);
+    if ready {
+        code
+    } else {
+        ExitCode::from(super::FAILED)
+    }
 }
 
 fn show(status: &Value) {

@@ -1,7 +1,7 @@
 //! One function a table of `config.toml`. The defaults stand here, and are the ones that
 //! `config.example.toml` states.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -54,6 +54,7 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
     let robots = robots(root);
     let outbound = outbound(root, clients, &apps, robots, per_minute);
     let inbound = inbound(root, apps);
+    let log = log(root);
     Some(Config {
         state_dir: PathBuf::from(state_dir?),
         callbacks: callbacks?,
@@ -65,7 +66,7 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
         connect_timeout_ms,
         inbound,
         outbound,
-        log: log(root),
+        log,
         warnings: vec![],
     })
 }
@@ -79,9 +80,8 @@ enum TlsNeed {
 fn door(section: &Section<'_>, default: &'static str, need: TlsNeed) -> Option<Door> {
     let listen = address(section, default);
     let tls = match (section.value("tls"), need) {
-        (Some(Value::Boolean(false)), _) => Some(None),
+        (Some(Value::Boolean(false)), _) | (None, TlsNeed::Optional) => Some(None),
         (Some(_), _) => files(&section.section("tls")).map(Some),
-        (None, TlsNeed::Optional) => Some(None),
         (None, TlsNeed::UnlessFalse) => {
             let fix = "set { cert_file, key_file }, or false behind a proxy that terminates TLS";
             section.fault("tls", "is missing", fix);
@@ -281,7 +281,7 @@ fn robots(root: &Section<'_>) -> HashMap<String, Robot> {
 
 fn rules(root: &Section<'_>) -> Rules {
     let limits = root.section("limits");
-    let mut rules = HashMap::new();
+    let mut rules = BTreeMap::new();
     for (key, kind, count, window_ms, reserve) in [
         ("robot", Kind::Robot, 20, 60_000, 5),
         ("chat", Kind::Chat, 20, 60_000, 5),
@@ -377,7 +377,7 @@ fn inbound(root: &Section<'_>, apps: Vec<(App, Option<Keys>)>) -> inbound::Setti
         past_ms: section.seconds_ms("fresh_past_s", 86_400_000),
         future_ms: section.seconds_ms("fresh_future_s", 600_000),
     };
-    if freshness.past_ms >= crate::app::DEDUP_KEEP_MS {
+    if freshness.past_ms >= inbound::DEDUP_KEEP_MS {
         section.fault(
             "fresh_past_s",
             "is not shorter than the 7 days that repeats are recognised",

@@ -238,7 +238,8 @@ impl<'a> Section<'a> {
     }
 
     /// A sub-table; an empty one if it is absent.
-    pub fn section(&self, key: &'static str) -> Section<'a> {
+    #[must_use]
+    pub fn section(&self, key: &'static str) -> Self {
         let table = match self.value(key) {
             None => &EMPTY,
             Some(Value::Table(table)) => table,
@@ -251,7 +252,7 @@ impl<'a> Section<'a> {
     }
 
     /// The tables of a list of tables.
-    pub fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
+    pub fn sections(&self, key: &'static str) -> Vec<Self> {
         let Some(value) = self.value(key) else {
             return vec![];
         };
@@ -361,7 +362,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn child(&self, path: String, table: &'a Table) -> Section<'a> {
+    fn child(&self, path: String, table: &'a Table) -> Self {
         Section {
             path,
             table,

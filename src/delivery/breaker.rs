@@ -231,9 +231,9 @@ mod tests {
         for i in 0..19 {
             breaker.acquire(i).unwrap();
             if i % 2 == 0 {
-                breaker.failed(i, 0.5)
+                breaker.failed(i, 0.5);
             } else {
-                breaker.succeeded(i)
+                breaker.succeeded(i);
             }
         }
         assert_eq!(breaker.state(), State::Closed);

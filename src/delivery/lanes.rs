@@ -219,17 +219,14 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
             head_failing_since_ms: None,
             waits: Waits::Nothing,
         };
-        let id = match self.free.pop() {
-            Some(id) => {
-                if let Some(slot) = self.slots.get_mut(id.0) {
-                    *slot = lane;
-                }
-                id
+        let id = if let Some(id) = self.free.pop() {
+            if let Some(slot) = self.slots.get_mut(id.0) {
+                *slot = lane;
             }
-            None => {
-                self.slots.push(lane);
-                LaneId(self.slots.len() - 1)
-            }
+            id
+        } else {
+            self.slots.push(lane);
+            LaneId(self.slots.len() - 1)
         };
         self.by_key.insert(key.clone(), id);
         id
@@ -338,7 +335,11 @@ mod tests {
         while let Some((id, _)) = lanes.next(0) {
             lanes.park(id, "robot");
         }
-        assert_eq!(lanes.open(&"robot", 1), Some(Priority::Normal), "one still waits");
+        assert_eq!(
+            lanes.open(&"robot", 1),
+            Some(Priority::Normal),
+            "one still waits"
+        );
         assert_eq!(take(&mut lanes, 0).unwrap().1, 2);
         assert!(lanes.next(0).is_none());
         assert_eq!(lanes.open(&"robot", 9), None);

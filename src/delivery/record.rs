@@ -52,10 +52,10 @@ pub fn unframe(bytes: &[u8]) -> Result<&[u8], Damaged> {
     if checksum(version, body) != u32::from_be_bytes([c0, c1, c2, c3]) {
         return Err(Damaged::Checksum);
     }
-    if version != VERSION {
-        Err(Damaged::Version(version))
-    } else {
+    if version == VERSION {
         Ok(body)
+    } else {
+        Err(Damaged::Version(version))
     }
 }
 

@@ -126,7 +126,7 @@ impl Titles {
             .await;
         self.egress.settle(permit, &judged.verdict);
         if let Verdict::RefreshToken(_) = judged.verdict {
-            self.tokens.refused(&app.name, &token).await;
+            self.tokens.refused(&app.name, &token);
             return false;
         }
         let title = judged

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::limit::Key;
+use super::limit::{Key, Kind};
 use super::{Egress, Pause, Permit};
 use crate::delivery::record;
 use crate::journal::{Batch, Order, ReadError, Table, View};
@@ -69,7 +69,12 @@ impl Egress {
             Order::Ascending,
             &mut |key, value| {
                 let until_ms = record::decode::<u64>(value).unwrap_or(0);
-                if let (Some(key), true) = (Key::from_bytes(key), until_ms > wall_ms) {
+                // What an operator can cure is tried afresh after a restart; penalties are waited out.
+                let penalty =
+                    |key: &Key| matches!(key.kind, Kind::Robot | Kind::Chat | Kind::Egress);
+                if let (Some(key), true) =
+                    (Key::from_bytes(key).filter(penalty), until_ms > wall_ms)
+                {
                     // Clamped, so that a clock that was wrong cannot shut a robot for ever.
                     limits.pause_until(key, mono_ms + (until_ms - wall_ms).min(3_600_000));
                 }

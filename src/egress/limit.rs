@@ -5,7 +5,7 @@
 //! end of the attempt, and every window is longer than DingTalk's by a margin. Time is monotonic and
 //! comes in as a value.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,8 @@ use crate::delivery::verdict::Wait;
 const HOST_CALLS_MAX: u32 = 64;
 /// When only calls in flight stand in the way: look again after this, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 50;
-const PAUSE_GROWS_TO_MS: u64 = 3_600_000;
+/// A pause that recurs grows to this, in milliseconds: so often is a cure noticed by itself.
+const PAUSE_GROWS_TO_MS: u64 = 600_000;
 
 /// What a limit covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -128,7 +129,7 @@ pub struct Rule {
 
 /// All rules. A kind without one is only ever paused.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rules(pub HashMap<Kind, Rule>);
+pub struct Rules(pub BTreeMap<Kind, Rule>);
 
 /// A call must wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,6 +312,24 @@ impl Limits {
         gate.paused_until_ms
     }
 
+    /// Lets those that were paused try again.
+    pub fn clear_pauses(&mut self, kinds: &[Kind]) {
+        for (_, gate) in self
+            .gates
+            .iter_mut()
+            .filter(|(key, _)| kinds.contains(&key.kind))
+        {
+            gate.paused_until_ms = 0;
+            gate.last_pause_ms = 0;
+        }
+    }
+
+    /// Whether calls to this host are held back.
+    pub fn is_open(&self, key: Key) -> bool {
+        let state = self.breakers.get(&key).map(Breaker::state);
+        state.is_some_and(|state| state != State::Closed)
+    }
+
     /// As [`Self::pause`], with the end known: a pause that was read back from disk.
     pub fn pause_until(&mut self, key: Key, until_ms: u64) {
         let gate = self.gates.entry(key).or_default();
@@ -349,6 +368,13 @@ impl Limits {
     /// Forgets what is idle; returns the kinds that are paused now.
     pub fn sweep(&mut self, now_ms: u64) -> BTreeSet<Kind> {
         let mut paused = BTreeSet::new();
+        if self
+            .breakers
+            .values()
+            .any(|breaker| breaker.state() != State::Closed)
+        {
+            paused.insert(Kind::Host);
+        }
         let rules = &self.rules;
         self.gates.retain(|key, gate| {
             if let Some(rule) = rules.0.get(&key.kind) {

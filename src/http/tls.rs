@@ -39,6 +39,7 @@ pub struct Tls(ArcSwap<Loaded>);
 pub struct Loaded {
     files: Files,
     modified: Option<SystemTime>,
+    not_after_s: i64,
     config: Arc<ServerConfig>,
 }
 
@@ -46,10 +47,12 @@ impl Loaded {
     /// Reads the files.
     pub fn read(files: Files) -> Result<Self, TlsError> {
         let modified = modified(&files);
+        let not_after_s = not_after_s(&files.cert_file)?;
         let config = config(&files)?;
         Ok(Self {
             files,
             modified,
+            not_after_s,
             config,
         })
     }
@@ -64,6 +67,11 @@ impl Tls {
     /// Uses other files from now on.
     pub fn adopt(&self, loaded: Loaded) {
         self.0.store(Arc::new(loaded));
+    }
+
+    /// When the certificate in use expires, in seconds since 1970.
+    pub fn not_after_s(&self) -> i64 {
+        self.0.load().not_after_s
     }
 
     /// Reads the files again if they were changed; returns whether they were. On an error the old
@@ -95,6 +103,20 @@ fn modified(files: &Files) -> Option<SystemTime> {
             .ok()
     };
     at(&files.cert_file).max(at(&files.key_file))
+}
+
+fn not_after_s(path: &Path) -> Result<i64, TlsError> {
+    let error = |problem: String| TlsError {
+        path: path.to_owned(),
+        problem,
+    };
+    let chain = certificates(path)?;
+    let first = chain
+        .first()
+        .ok_or_else(|| error("holds no certificate".to_owned()))?;
+    let (_, certificate) =
+        x509_parser::parse_x509_certificate(first).map_err(|e| error(e.to_string()))?;
+    Ok(certificate.validity().not_after.timestamp())
 }
 
 fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {

@@ -70,13 +70,13 @@ pub fn meaning(event: &Event, text: &str) -> Meaning {
         Detail::CoolAppInstalled(app) => (
             "dingtalk.cool_app.installed".to_owned(),
             Some(&app.chat),
-            cool_app(app, plain),
+            cool_app(app, plain.raw),
             Some(Change::Installed(app.clone())),
         ),
         Detail::CoolAppUninstalled(app) => (
             "dingtalk.cool_app.uninstalled".to_owned(),
             Some(&app.chat),
-            cool_app(app, plain),
+            cool_app(app, plain.raw),
             Some(Change::Uninstalled {
                 at_ms: app.at_ms,
                 disbanded: false,
@@ -117,14 +117,15 @@ fn other(kind: &str) -> String {
     format!("dingtalk.event.{kind}")
 }
 
-fn cool_app<'a>(app: &'a CoolApp, plain: Data<'a>) -> Data<'a> {
+fn cool_app<'a>(app: &'a CoolApp, raw: Option<&'a RawValue>) -> Data<'a> {
     Data {
         chat: Some(app.chat.as_str()),
         cool_app_code: app.cool_app_code.as_deref(),
         robot_code: app.robot_code.as_deref(),
         operator: app.operator.as_deref(),
         at: Some(rfc3339(app.at_ms)),
-        ..plain
+        raw,
+        ..Data::default()
     }
 }
 

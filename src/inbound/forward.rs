@@ -222,35 +222,32 @@ impl Work {
             .entry(upstream.name.clone())
             .or_insert_with(|| Breaker::new(upstream.concurrency));
         let was = breaker.state();
-        match breaker.acquire(now_ms) {
+        if let Err(until_ms) = breaker.acquire(now_ms) {
             // Spread, so that a backlog is never due at one instant.
-            Err(until_ms) => {
-                let spread_ms = u64::from(random::number() % 50);
-                let until_ms = until_ms.unwrap_or(now_ms).max(now_ms) + 5 + spread_ms;
-                self.lanes.put_off(lane, until_ms);
-            }
-            Ok(()) => {
-                report(&upstream.name, was, breaker.state());
-                self.lanes.fly(lane);
-                let call = Delivery {
-                    settings: self.forwarder.settings.clone(),
-                    journal: self.forwarder.journal.clone(),
-                    queue: self.forwarder.queue.clone(),
-                    transport: self.forwarder.transport.clone(),
-                    clock: self.forwarder.clock,
-                };
-                let name = upstream.name.clone();
-                self.attempts.spawn(async move {
-                    let outcome = call.deliver(&name, seq).await;
-                    Attempt {
-                        lane,
-                        item,
-                        upstream: name,
-                        outcome,
-                    }
-                });
-            }
+            let spread_ms = u64::from(random::number() % 50);
+            let until_ms = until_ms.unwrap_or(now_ms).max(now_ms) + 5 + spread_ms;
+            self.lanes.put_off(lane, until_ms);
+            return;
         }
+        report(&upstream.name, was, breaker.state());
+        self.lanes.fly(lane);
+        let call = Delivery {
+            settings: self.forwarder.settings.clone(),
+            journal: self.forwarder.journal.clone(),
+            queue: self.forwarder.queue.clone(),
+            transport: self.forwarder.transport.clone(),
+            clock: self.forwarder.clock,
+        };
+        let name = upstream.name.clone();
+        self.attempts.spawn(async move {
+            let outcome = call.deliver(&name, seq).await;
+            Attempt {
+                lane,
+                item,
+                upstream: name,
+                outcome,
+            }
+        });
     }
 
     fn give_up(&mut self, lane: LaneId, (seq, index): Item, reason: Reason) {
@@ -429,13 +426,13 @@ impl Delivery {
             .journal
             .get(self.queue.place().payload, seq.to_be_bytes().to_vec())
             .await;
-        let stored: Stored = match payload.ok().flatten().map(|bytes| record::decode(&bytes)) {
-            Some(Ok(stored)) => stored,
-            Some(Err(_)) | None => {
+        let stored: Stored =
+            if let Some(Ok(stored)) = payload.ok().flatten().map(|bytes| record::decode(&bytes)) {
+                stored
+            } else {
                 metrics::store_quarantined();
                 return Outcome::Damaged;
-            }
-        };
+            };
         let started_us = self.clock.mono_us();
         let outcome = self.post(upstream, &stored).await;
         let label = match &outcome {

@@ -15,10 +15,12 @@ use super::{Batch, CommitError, Order, ReadError, Table, View, Write};
 /// The format that this release writes and reads.
 const FORMAT: u64 = 1;
 const FORMAT_KEY: &str = "format";
+const FORMAT_FILE: &str = "journal.format";
 const FILE: &str = "journal.redb";
 /// Its cache is most of the daemon's memory.
 const CACHE_BYTES: usize = 8 << 20;
 
+type Open = ReadOnlyTable<&'static [u8], &'static [u8]>;
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 fn definition(table: Table) -> Definition {
@@ -85,6 +87,7 @@ impl Engine {
     pub(super) fn open(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
         let lock = lock(dir)?;
+        refuse_newer(dir, &path)?;
         if !path.try_exists().map_err(|source| OpenError::Io {
             path: path.clone(),
             source,
@@ -196,10 +199,7 @@ impl Engine {
 pub(super) struct Reading(ReadTransaction);
 
 impl Reading {
-    fn table(
-        &self,
-        table: Table,
-    ) -> Result<Option<ReadOnlyTable<&'static [u8], &'static [u8]>>, ReadError> {
+    fn table(&self, table: Table) -> Result<Option<Open>, ReadError> {
         match self.0.open_table(definition(table)) {
             Ok(open) => Ok(Some(open)),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
@@ -262,6 +262,26 @@ fn damaged(path: &Path, error: impl std::fmt::Display) -> OpenError {
     }
 }
 
+/// The engine repairs what it opens, so whether a store is newer is read from a file beside it first:
+/// an older release leaves a newer store untouched. A release that changes the format writes the new
+/// number here before it changes anything else.
+fn refuse_newer(dir: &Path, path: &Path) -> Result<(), OpenError> {
+    let file = dir.join(FORMAT_FILE);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => match text.trim().parse() {
+            Ok(found) if found > FORMAT => Err(OpenError::Newer {
+                path: path.to_owned(),
+                found,
+            }),
+            Ok(_) => Ok(()),
+            Err(_) => Err(damaged(&file, "it holds no number")),
+        },
+        // Killed between the two steps of the first start: the number is in the store as well.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(OpenError::Io { path: file, source }),
+    }
+}
+
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join("lock");
     let io = |source| OpenError::Io {
@@ -309,6 +329,11 @@ fn create(dir: &Path, path: &Path) -> Result<(), OpenError> {
     File::open(&draft)
         .and_then(|file| file.sync_all())
         .map_err(io(&draft))?;
+    let format = dir.join(FORMAT_FILE);
+    std::fs::write(&format, format!("{FORMAT}\n")).map_err(io(&format))?;
+    File::open(&format)
+        .and_then(|file| file.sync_all())
+        .map_err(io(&format))?;
     std::fs::rename(&draft, path).map_err(io(path))?;
     File::open(dir)
         .and_then(|file| file.sync_all())

@@ -16,15 +16,18 @@ pub struct Room(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     enough: AtomicBool,
+    writable: AtomicBool,
     free_bytes: AtomicU64,
 }
 
 impl Room {
     /// The room for what lies in `dir`.
     pub fn new(dir: PathBuf) -> Self {
+        let yes = || AtomicBool::new(true);
         let inner = Inner {
             dir,
-            enough: AtomicBool::new(true),
+            enough: yes(),
+            writable: yes(),
             free_bytes: AtomicU64::new(0),
         };
         let room = Self(Arc::new(inner));
@@ -35,6 +38,11 @@ impl Room {
     /// Whether new work may be taken.
     pub fn has_room(&self) -> bool {
         self.0.enough.load(Ordering::Relaxed)
+    }
+
+    /// Whether the file system takes writes at all.
+    pub fn is_writable(&self) -> bool {
+        self.0.writable.load(Ordering::Relaxed)
     }
 
     /// Free bytes at the last measurement.
@@ -49,6 +57,7 @@ impl Room {
                 let free = stat.f_bavail.saturating_mul(stat.f_frsize);
                 let total = stat.f_blocks.saturating_mul(stat.f_frsize);
                 let writable = !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+                self.0.writable.store(writable, Ordering::Relaxed);
                 self.0.free_bytes.store(free, Ordering::Relaxed);
                 let enough = writable && free >= FLOOR_BYTES.min(total / 20);
                 if self.0.enough.swap(enough, Ordering::Relaxed) != enough {

@@ -108,11 +108,7 @@ impl Outbox {
         };
         let guard = lock.lock().await;
         match self.idempotency.known(&key) {
-            None => Ok(Once::First {
-                key,
-                body,
-                _guard: guard,
-            }),
+            None => Ok(Once::First { key, body, guard }),
             Some(used) if used.body == body => Ok(Once::Replayed(used.answer)),
             Some(_) => Err(Problem::new(
                 409,
@@ -168,7 +164,7 @@ impl Outbox {
     pub async fn accept(&self, asked: Asked, once: Once<'_>) -> Result<Answered, Problem> {
         let keyed = match once {
             Once::Replayed(answer) => return Ok(Answered::Replayed(answer)),
-            Once::First { key, body, _guard } => Some((key, body, _guard)),
+            Once::First { key, body, guard } => Some((key, body, guard)),
             Once::Unkeyed => None,
         };
         let wall_ms = self.clock.wall_ms();
@@ -223,7 +219,7 @@ impl Outbox {
             .submit(batch, seq, state, ended, key, answer.clone(), wall_ms)
             .await;
         if stored {
-            metrics::admission(priority, "accepted", "stored");
+            metrics::admission(Some(priority), "accepted", "stored");
             Ok(Answered::Accepted(answer))
         } else {
             Err(
@@ -315,7 +311,7 @@ pub enum Once<'a> {
         /// Of the body.
         body: Digest,
         /// Held until the message is durable.
-        _guard: tokio::sync::MutexGuard<'a, ()>,
+        guard: tokio::sync::MutexGuard<'a, ()>,
     },
     /// The same request came before.
     Replayed(Accepted),

@@ -66,11 +66,11 @@ impl Api {
             .unwrap_or_default();
         let settings = self.outbox.settings.load();
         // All are compared, so that the time taken does not tell which one is near.
-        let matching = settings
+        let mut matching = settings
             .clients
             .iter()
             .filter(|client| client.token.matches(given));
-        let client = matching.last().cloned().ok_or_else(|| {
+        let client = matching.next_back().cloned().ok_or_else(|| {
             Problem::new(
                 401,
                 "unauthorized",
@@ -131,8 +131,7 @@ impl Api {
 
     async fn post_message(&self, request: &Request, client: &Client) -> Result<Answer, Problem> {
         let refuse = |problem: Problem| {
-            let priority = crate::delivery::state::Priority::Normal;
-            metrics::admission(priority, "refused", problem.slug());
+            metrics::admission(None, "refused", problem.slug());
             problem
         };
         let key = idempotency_key(request).map_err(refuse)?;
@@ -147,9 +146,8 @@ impl Api {
             .await
             .map_err(refuse)?;
         if !matches!(once, super::accept::Once::Replayed(_)) {
-            self.outbox.admit(priority).map_err(|problem| {
-                metrics::admission(priority, "refused", problem.slug());
-                problem
+            self.outbox.admit(priority).inspect_err(|problem| {
+                metrics::admission(Some(priority), "refused", problem.slug());
             })?;
         }
         let (status, accepted, replayed) = match self.outbox.accept(asked, once).await? {

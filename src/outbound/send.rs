@@ -67,6 +67,14 @@ pub enum Left {
     },
 }
 
+/// What came of an attempt.
+struct Came<'a> {
+    verdict: &'a Verdict,
+    /// What the call was charged to; `None` if none was made.
+    charged: Option<Charged>,
+    retry_after_s: Option<u64>,
+}
+
 /// What a call was charged to.
 struct Charged {
     id: ChargeId,
@@ -98,12 +106,9 @@ impl Live {
 impl Sender {
     /// Makes the next call of message `seq`, for which `permit` was given.
     pub async fn attempt(&self, seq: u64, permit: Permit, reordered: bool) -> Left {
-        let (message, mut live) = match self.read(seq).await {
-            Some(both) => both,
-            None => {
-                self.egress.give_back(permit);
-                return self.set_aside(seq).await;
-            }
+        let Some((message, mut live)) = self.read(seq).await else {
+            self.egress.give_back(permit);
+            return self.set_aside(seq).await;
         };
         live.progress.reordered |= reordered;
         let Some(index) = live.progress.next_call() else {
@@ -114,7 +119,7 @@ impl Sender {
             Ok(token) => token,
             Err(verdict) => {
                 self.egress.give_back(permit);
-                return self.no_token(seq, &message, live, index, verdict);
+                return self.no_token(seq, &message, live, index, &verdict);
             }
         };
         let request = match self.request(&message, &live, index, token.clone()) {
@@ -122,7 +127,13 @@ impl Sender {
             Err(reason) => {
                 self.egress.give_back(permit);
                 live.progress.depart(index);
-                return self.settle(seq, &message, live, &Verdict::Dead(reason), None, None);
+                let verdict = Verdict::Dead(reason);
+                let came = Came {
+                    verdict: &verdict,
+                    charged: None,
+                    retry_after_s: None,
+                };
+                return self.settle(seq, &message, live, came);
             }
         };
         let mut batch = Batch::default();
@@ -140,17 +151,22 @@ impl Sender {
         let judged = self.egress.call(request).await;
         let verdict = second_chance(judged.verdict, live.progress.failures);
         if let (Verdict::RefreshToken(_), Some(token)) = (&verdict, &token) {
-            self.tokens.refused(&live.app, token).await;
+            self.tokens.refused(&live.app, token);
         }
         let keys = permit.keys().to_vec();
         let pause = self.egress.settle(permit, &verdict);
         let retry_after_s = judged.reply.and_then(|reply| reply.retry_after_s);
-        let charged = Charged {
+        let charged = Some(Charged {
             id: charge,
             keys,
             pause,
+        });
+        let came = Came {
+            verdict: &verdict,
+            charged,
+            retry_after_s,
         };
-        self.settle(seq, &message, live, &verdict, Some(charged), retry_after_s)
+        self.settle(seq, &message, live, came)
     }
 
     /// Ends a message that is not under way: expired, cancelled, or parked after a restart.
@@ -188,11 +204,16 @@ impl Sender {
         message: &Message,
         mut live: Live,
         index: usize,
-        verdict: Verdict,
+        verdict: &Verdict,
     ) -> Left {
         if let Verdict::Dead(_) = verdict {
             live.progress.depart(index);
-            return self.settle(seq, message, live, &verdict, None, None);
+            let came = Came {
+                verdict,
+                charged: None,
+                retry_after_s: None,
+            };
+            return self.settle(seq, message, live, came);
         }
         live.progress.reason = verdict.reason().cloned();
         let mut batch = Batch::default();
@@ -215,7 +236,10 @@ impl Sender {
         let (path, body) = match &message.to {
             To::Robot(name) => self.webhook(message, name)?,
             To::Chat(chat) => {
-                let template = message.content.for_enterprise_robot().map_err(unfit)?;
+                let template = message
+                    .content
+                    .for_enterprise_robot()
+                    .map_err(|e| unfit(&e))?;
                 let mut body = json!({"msgKey": template.msg_key, "msgParam": template.msg_param,
                     "openConversationId": chat, "robotCode": message.robot_code});
                 if let (Some(code), Some(members)) = (&message.cool_app_code, body.as_object_mut())
@@ -225,7 +249,10 @@ impl Sender {
                 ("/v1.0/robot/groupMessages/send".to_owned(), body)
             }
             To::Users(_) | To::Accounts(_) => {
-                let template = message.content.for_enterprise_robot().map_err(unfit)?;
+                let template = message
+                    .content
+                    .for_enterprise_robot()
+                    .map_err(|e| unfit(&e))?;
                 let users = live
                     .progress
                     .calls
@@ -267,25 +294,20 @@ impl Sender {
                 percent_encode(&sign)
             ));
         }
-        let mut body = message.content.for_webhook(&message.at).map_err(unfit)?;
+        let mut body = message
+            .content
+            .for_webhook(&message.at)
+            .map_err(|e| unfit(&e))?;
         body.insert("msgUuid".to_owned(), json!(message.id.msg_uuid(0)));
         Ok((path, Value::Object(body)))
     }
 
-    fn settle(
-        &self,
-        seq: u64,
-        message: &Message,
-        mut live: Live,
-        verdict: &Verdict,
-        charged: Option<Charged>,
-        retry_after_s: Option<u64>,
-    ) -> Left {
+    fn settle(&self, seq: u64, message: &Message, mut live: Live, came: Came<'_>) -> Left {
         let next = live
             .progress
-            .settle(verdict, live.ambiguous, live.is_keyed());
+            .settle(came.verdict, live.ambiguous, live.is_keyed());
         let mut batch = Batch::default();
-        if let Some(charged) = charged {
+        if let Some(charged) = came.charged {
             self.egress
                 .charged(&mut batch, charged.id, &charged.keys, charged.pause);
         }
@@ -293,7 +315,7 @@ impl Sender {
             Next::Finished => return self.conclude(seq, message, live, batch),
             Next::Soon => 0,
             Next::Scheduled { failures } => {
-                DINGTALK.delay_after_ms(failures, random::share(), retry_after_s)
+                DINGTALK.delay_after_ms(failures, random::share(), came.retry_after_s)
             }
         };
         live.progress.due_ms = if delay_ms == 0 {
@@ -368,7 +390,7 @@ fn second_chance(verdict: Verdict, failures: u32) -> Verdict {
     }
 }
 
-fn unfit(unfit: Unfit) -> Reason {
+fn unfit(unfit: &Unfit) -> Reason {
     Reason::new(
         "content_refused",
         unfit.to_string(),

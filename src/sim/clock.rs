@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The moment that windows and penalties are measured by.
+#[expect(clippy::disallowed_methods, reason = "the box has its own clock")]
 pub(super) fn now() -> Instant {
     Instant::now()
 }
 
 /// Milliseconds since 1970, as they stand in signatures and events.
+#[expect(clippy::disallowed_methods, reason = "the box has its own clock")]
 pub(super) fn wall_ms() -> u64 {
     millis(
         SystemTime::now()

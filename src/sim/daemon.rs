@@ -1,4 +1,8 @@
 //! The real daemon beside the box: a child process on free ports, with real files and sockets.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indexing a JSON value gives null, it does not panic"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -39,10 +43,15 @@ struct Doors {
 
 /// A configuration for the box: its app as `oncall`, its robots as `robot-0` and so on, and one
 /// platform. `scale` divides the windows as the box does.
-pub fn config(box_: &Settings, box_url: &str, platform_url: Option<&str>, state_dir: &Path) -> String {
+pub fn config(
+    box_: &Settings,
+    box_url: &str,
+    platform_url: Option<&str>,
+    state_dir: &Path,
+) -> String {
     let (app, scale) = (&box_.app, box_.time_scale);
     let mut text = format!(
-        r#"state_dir = {state_dir:?}
+        r#"state_dir = "{}"
 [callbacks]
 listen = "127.0.0.1:0"
 tls = false
@@ -69,6 +78,7 @@ token = "{}"
 aes_key = "{}"
 receive_id = "{}"
 "#,
+        state_dir.display(),
         app.corp_id,
         app.agent_id,
         app.client_id,
@@ -80,7 +90,10 @@ receive_id = "{}"
         app.receive_id,
     );
     for (index, robot) in box_.robots.iter().enumerate() {
-        text.push_str(&format!("[[robots]]\nname = \"robot-{index}\"\naccess_token = \"{}\"\n", robot.access_token));
+        text.push_str(&format!(
+            "[[robots]]\nname = \"robot-{index}\"\naccess_token = \"{}\"\n",
+            robot.access_token
+        ));
         if let Some(secret) = &robot.secret {
             text.push_str(&format!("secret = \"{secret}\"\n"));
         }
@@ -90,9 +103,17 @@ receive_id = "{}"
             "[[upstreams]]\nname = \"platform\"\nurl = \"{url}/events\"\nsecret = \"{PLATFORM_SECRET}\"\n"
         ));
     }
-    for (name, window_s) in [("robot", 60.0), ("chat", 60.0), ("app_api", 1.0), ("egress", 20.0)] {
+    for (name, window_s) in [
+        ("robot", 60.0),
+        ("chat", 60.0),
+        ("app_api", 1.0),
+        ("egress", 20.0),
+    ] {
         let margin_ms = (1_000.0 / scale).ceil();
-        text.push_str(&format!("[limits.{name}]\nwindow_s = {:?}\nmargin_ms = {margin_ms}\n", window_s / scale));
+        text.push_str(&format!(
+            "[limits.{name}]\nwindow_s = {:?}\nmargin_ms = {margin_ms}\n",
+            window_s / scale
+        ));
     }
     text
 }
@@ -118,15 +139,28 @@ impl Daemon {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| format!("{}: {error}", program.display()))?;
-        let mut daemon = Self { child, state_dir: dir.join("state"), doors: Doors::default() };
+        let mut daemon = Self {
+            child,
+            state_dir: dir.join("state"),
+            doors: Doors::default(),
+        };
         let deadline = clock::now() + START_PATIENCE;
         loop {
             if let Ok(status) = daemon.status().await
                 && status["ready"] == true
                 && status["pid"] == serde_json::json!(daemon.child.id())
             {
-                let door = |name: &str| format!("http://{}", status["doors"][name].as_str().unwrap_or_default());
-                daemon.doors = Doors { callbacks: door("callbacks"), api: door("api"), admin: door("admin") };
+                let door = |name: &str| {
+                    format!(
+                        "http://{}",
+                        status["doors"][name].as_str().unwrap_or_default()
+                    )
+                };
+                daemon.doors = Doors {
+                    callbacks: door("callbacks"),
+                    api: door("api"),
+                    admin: door("admin"),
+                };
                 return Ok(daemon);
             }
             if let Ok(Some(code)) = daemon.child.try_wait() {
@@ -153,9 +187,12 @@ impl Daemon {
     /// A request on the admin socket; an answer that is no success is an error with its text.
     pub async fn socket(&self, method: &str, path: &str) -> Result<Value, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let stream = UnixStream::connect(self.state_dir.join("admin.sock")).await.map_err(|e| text(&e))?;
-        let (mut send, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| text(&e))?;
+        let stream = UnixStream::connect(self.state_dir.join("admin.sock"))
+            .await
+            .map_err(|e| text(&e))?;
+        let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| text(&e))?;
         let request = hyper::Request::builder()
             .method(method)
             .uri(path)
@@ -166,10 +203,16 @@ impl Daemon {
         let exchange = async {
             let answer = send.send_request(request).await.map_err(|e| text(&e))?;
             let good = answer.status().is_success();
-            let body = Limited::new(answer.into_body(), STATUS_BYTES_MAX).collect().await;
+            let body = Limited::new(answer.into_body(), STATUS_BYTES_MAX)
+                .collect()
+                .await;
             let body = body.map_err(|e| text(&e))?.to_bytes();
             let value: Value = serde_json::from_slice(&body).map_err(|e| text(&e))?;
-            if good { Ok(value) } else { Err(value.to_string()) }
+            if good {
+                Ok(value)
+            } else {
+                Err(value.to_string())
+            }
         };
         tokio::select! {
             answer = exchange => answer,
@@ -211,8 +254,15 @@ impl Daemon {
         body: &Value,
     ) -> Result<Reply, String> {
         let mut headers = vec![("authorization", format!("Bearer {API_TOKEN}"))];
-        headers.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        headers.extend(
+            more.iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         post::request(method, &format!("{}{path}", self.doors.api), &headers, body).await
     }
 
@@ -234,7 +284,9 @@ impl Daemon {
             Signal::Hangup => rustix::process::Signal::HUP,
             Signal::Terminate => rustix::process::Signal::TERM,
         };
-        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid
             && rustix::process::kill_process(pid, number).is_err()
         {

@@ -31,7 +31,10 @@ pub struct Reply {
 impl Reply {
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as JSON, or null.
@@ -113,9 +116,16 @@ async fn exchange(
         .headers()
         .iter()
         .map(|(name, value)| {
-            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            (
+                name.as_str().to_owned(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
         })
         .collect();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the body is limited and has a deadline"
+    )]
     let bytes = Limited::new(response.into_body(), REPLY_BYTES_MAX)
         .collect()
         .await

@@ -162,6 +162,7 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
 
 /// The whole body, or `None` when it was too long or did not arrive.
 pub(super) async fn body(incoming: Incoming) -> Option<Bytes> {
+    #[expect(clippy::disallowed_methods, reason = "the body is limited")]
     Limited::new(incoming, BODY_BYTES_MAX)
         .collect()
         .await

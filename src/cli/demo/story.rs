@@ -1,4 +1,8 @@
 //! The story: each scene does something to the daemon and holds it to what it promises.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indexing a JSON value gives null, it does not panic"
+)]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -51,9 +55,19 @@ impl std::fmt::Display for Took {
 
 impl Stage {
     pub(super) async fn open(program: PathBuf, dir: &Path) -> Result<Self, String> {
-        let listen = || async { TcpListener::bind("127.0.0.1:0").await.map_err(|e| e.to_string()) };
-        let settings = Settings { time_scale: SCALE, ..Settings::default() };
-        let chat = settings.groups.first().map(|group| group.open_conversation_id.clone());
+        let listen = || async {
+            TcpListener::bind("127.0.0.1:0")
+                .await
+                .map_err(|e| e.to_string())
+        };
+        let settings = Settings {
+            time_scale: SCALE,
+            ..Settings::default()
+        };
+        let chat = settings
+            .groups
+            .first()
+            .map(|group| group.open_conversation_id.clone());
         let box_ = DingTalk::start(settings.clone(), listen().await?);
         let platform = Platform::start(PLATFORM_SECRET, listen().await?);
         let state_dir = Daemon::state_dir(dir);
@@ -76,9 +90,19 @@ impl Stage {
         vec![
             format!("simulated DingTalk   {}", self.box_.url()),
             format!("simulated platform   {}", self.platform.url()),
-            format!("API of dingd         {}/v1/messages   (Authorization: Bearer {})", self.daemon.api(), daemon::API_TOKEN),
-            format!("health and metrics   {}/ready  /metrics", self.daemon.admin()),
-            format!("commands             dingd status --config {}", directory.display()),
+            format!(
+                "API of dingd         {}/v1/messages   (Authorization: Bearer {})",
+                self.daemon.api(),
+                daemon::API_TOKEN
+            ),
+            format!(
+                "health and metrics   {}/ready  /metrics",
+                self.daemon.admin()
+            ),
+            format!(
+                "commands             dingd status --config {}",
+                directory.display()
+            ),
         ]
     }
 
@@ -105,36 +129,61 @@ impl Stage {
     async fn send(&self, body: Value) -> Result<String, String> {
         let reply = self.daemon.request("POST", "/v1/messages", &body).await?;
         let id = reply.json()["id"].as_str().map(ToOwned::to_owned);
-        id.filter(|_| reply.status == 202).ok_or_else(|| format!("HTTP {}: {}", reply.status, reply.body))
+        id.filter(|_| reply.status == 202)
+            .ok_or_else(|| format!("HTTP {}: {}", reply.status, reply.body))
     }
 
     async fn state(&self, id: &str) -> String {
-        match self.daemon.request("GET", &format!("/v1/messages/{id}"), &NULL).await {
-            Ok(reply) => reply.json()["state"].as_str().unwrap_or("unknown to the daemon").to_owned(),
+        match self
+            .daemon
+            .request("GET", &format!("/v1/messages/{id}"), &NULL)
+            .await
+        {
+            Ok(reply) => reply.json()["state"]
+                .as_str()
+                .unwrap_or("unknown to the daemon")
+                .to_owned(),
             Err(error) => error,
         }
     }
 
     async fn title(&self) -> Option<String> {
         let reply = self.daemon.request("GET", "/v1/chats", &NULL).await.ok()?;
-        reply.json()["chats"][0]["title"].as_str().map(ToOwned::to_owned)
+        reply.json()["chats"][0]["title"]
+            .as_str()
+            .map(ToOwned::to_owned)
     }
 
     fn saw(&self, kind: &str) -> bool {
-        self.platform.events().iter().any(|event| event.kind == kind && event.valid.is_ok())
+        self.platform
+            .events()
+            .iter()
+            .any(|event| event.kind == kind && event.valid.is_ok())
     }
 
     fn storm_delivered(&self) -> Vec<String> {
         let storm = |text: &String| text.contains("storm #");
         let delivered = self.box_.delivered().into_iter();
-        delivered.filter(|message| message.via == Via::Webhook).map(|message| message.text).filter(storm).collect()
+        delivered
+            .filter(|message| message.via == Via::Webhook)
+            .map(|message| message.text)
+            .filter(storm)
+            .collect()
     }
 
     fn finished_events(&self, ids: &[String]) -> usize {
-        let mut seen: Vec<String> = self.platform.events().iter().filter(|e| e.kind == "dingd.message.finished").filter_map(|e| e.body["data"]["id"].as_str().map(ToOwned::to_owned)).collect();
+        let mut seen: Vec<String> = self
+            .platform
+            .events()
+            .iter()
+            .filter(|e| e.kind == "dingd.message.finished")
+            .filter_map(|e| e.body["data"]["id"].as_str().map(ToOwned::to_owned))
+            .collect();
         seen.sort_unstable();
         seen.dedup();
-        ids.iter().filter(|id| seen.binary_search(id).is_ok()).count()
+        ids.iter()
+            .filter(|id| seen.binary_search(id).is_ok())
+            .count()
     }
 }
 
@@ -158,12 +207,23 @@ async fn subscribe(stage: &Stage, timeline: &mut Timeline) {
     let check = stage.box_.check_url(&stage.daemon.callback_url()).await;
     timeline.promise(
         "the URL check is answered with an encrypted `success` within 1,000 ms",
-        &format!("HTTP {}, acknowledged: {}, {} ms", check.status, check.acknowledged, check.elapsed_ms),
+        &format!(
+            "HTTP {}, acknowledged: {}, {} ms",
+            check.status, check.acknowledged, check.elapsed_ms
+        ),
         check.acknowledged && check.elapsed_ms < 1_000,
     );
-    let callback = stage.box_.sealed(r#"{"EventType":"check_url"}"#, stage.clock.wall_ms());
-    let forged = crate::sim::dingtalk::Callback { query: callback.query.replace("nonce=", "nonce=x"), ..callback };
-    let refused = stage.box_.push_sealed(&stage.daemon.callback_url(), &forged).await;
+    let callback = stage
+        .box_
+        .sealed(r#"{"EventType":"check_url"}"#, stage.clock.wall_ms());
+    let forged = crate::sim::dingtalk::Callback {
+        query: callback.query.replace("nonce=", "nonce=x"),
+        ..callback
+    };
+    let refused = stage
+        .box_
+        .push_sealed(&stage.daemon.callback_url(), &forged)
+        .await;
     timeline.promise(
         "a forged callback is refused without a word",
         &format!("HTTP {}, body {:?}", refused.status, refused.body),
@@ -173,39 +233,65 @@ async fn subscribe(stage: &Stage, timeline: &mut Timeline) {
 
 async fn install(stage: &Stage, timeline: &mut Timeline) {
     timeline.scene("Somebody installs the cool app in the group 值班告警群");
-    let event = stage.box_.install_cool_app(&stage.chat, "manager0001", Casing::Lower);
+    let event = stage
+        .box_
+        .install_cool_app(&stage.chat, "manager0001", Casing::Lower);
     let push = stage.box_.push(&stage.daemon.callback_url(), &event).await;
     timeline.promise(
         "the event is on disk before DingTalk gets its `success`",
-        &format!("acknowledged: {}, {} ms", push.acknowledged, push.elapsed_ms),
+        &format!(
+            "acknowledged: {}, {} ms",
+            push.acknowledged, push.elapsed_ms
+        ),
         push.acknowledged,
     );
-    let took = stage.until(async |stage| stage.title().await.is_some()).await;
+    let took = stage
+        .until(async |stage| stage.title().await.is_some())
+        .await;
     let title = stage.title().await.unwrap_or_default();
     timeline.promise(
         "the group appears in GET /v1/chats; its name, which the event lacks, is looked up",
         &format!("{title:?} after {took}"),
         title == "值班告警群",
     );
-    let took = stage.until(async |stage| stage.saw("dingtalk.cool_app.installed")).await;
+    let took = stage
+        .until(async |stage| stage.saw("dingtalk.cool_app.installed"))
+        .await;
     let again = stage.box_.push(&stage.daemon.callback_url(), &event).await;
-    let seen = || stage.platform.attempts().iter().filter(|e| e.kind == "dingtalk.cool_app.installed").count();
+    let seen = || {
+        stage
+            .platform
+            .attempts()
+            .iter()
+            .filter(|e| e.kind == "dingtalk.cool_app.installed")
+            .count()
+    };
     timeline.promise(
         "the platform gets it once, signed; DingTalk's repeat is acknowledged and not forwarded",
-        &format!("forwarded after {took}, {} time(s); repeat acknowledged: {}", seen(), again.acknowledged),
+        &format!(
+            "forwarded after {took}, {} time(s); repeat acknowledged: {}",
+            seen(),
+            again.acknowledged
+        ),
         took.came() && seen() == 1 && again.acknowledged,
     );
 }
 
 async fn rename(stage: &Stage, timeline: &mut Timeline) {
     timeline.scene("The group is renamed; the older event arrives last");
-    let older = stage.box_.rename(&stage.chat, "旧群名", "manager0001", Casing::Pascal);
+    let older = stage
+        .box_
+        .rename(&stage.chat, "旧群名", "manager0001", Casing::Pascal);
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let newer = stage.box_.rename(&stage.chat, "支付值班群", "manager0001", Casing::Lower);
+    let newer = stage
+        .box_
+        .rename(&stage.chat, "支付值班群", "manager0001", Casing::Lower);
     for event in [newer, older] {
         stage.box_.push(&stage.daemon.callback_url(), &event).await;
     }
-    stage.until(async |stage| stage.saw("dingtalk.chat.renamed")).await;
+    stage
+        .until(async |stage| stage.saw("dingtalk.chat.renamed"))
+        .await;
     let title = stage.title().await.unwrap_or_default();
     timeline.promise(
         "the event's own time decides, not the order of arrival",
@@ -216,18 +302,33 @@ async fn rename(stage: &Stage, timeline: &mut Timeline) {
 
 async fn alert(stage: &Stage, timeline: &mut Timeline) -> Result<(), String> {
     timeline.scene("An alert for the group and for a person (and one who does not exist)");
-    let content = json!({"markdown": {"title": "P1 disk full", "text": "### P1 disk full  \n  host db-01"}});
-    let group = stage.send(json!({"to": {"chat": stage.chat}, "content": content, "priority": "critical"})).await?;
-    let person = stage.send(json!({"to": {"users": ["manager0002", "nobody"]}, "content": content})).await?;
+    let content =
+        json!({"markdown": {"title": "P1 disk full", "text": "### P1 disk full  \n  host db-01"}});
+    let group = stage
+        .send(json!({"to": {"chat": stage.chat}, "content": content, "priority": "critical"}))
+        .await?;
+    let person = stage
+        .send(json!({"to": {"users": ["manager0002", "nobody"]}, "content": content}))
+        .await?;
     let took = stage
-        .until(async |stage| stage.state(&group).await == "sent" && stage.state(&person).await == "sent")
+        .until(async |stage| {
+            stage.state(&group).await == "sent" && stage.state(&person).await == "sent"
+        })
         .await;
     timeline.promise(
         "202 with an id, then `sent` only when DingTalk's body says so",
-        &format!("group {}, person {} after {took}", stage.state(&group).await, stage.state(&person).await),
+        &format!(
+            "group {}, person {} after {took}",
+            stage.state(&group).await,
+            stage.state(&person).await
+        ),
         took.came(),
     );
-    let reply = stage.daemon.request("GET", &format!("/v1/messages/{person}"), &NULL).await?.json();
+    let reply = stage
+        .daemon
+        .request("GET", &format!("/v1/messages/{person}"), &NULL)
+        .await?
+        .json();
     let outcomes = reply["receipts"][0]["recipients"].to_string();
     timeline.promise(
         "each recipient has an outcome of their own",
@@ -242,13 +343,21 @@ async fn storm(stage: &Stage, timeline: &mut Timeline) -> Result<Vec<String>, St
     let started_ms = stage.clock.mono_ms();
     let mut ids = vec![];
     for number in 0..STORM {
-        let priority = if number % 4 == 0 { "critical" } else { "normal" };
+        let priority = if number % 4 == 0 {
+            "critical"
+        } else {
+            "normal"
+        };
         let body = json!({"to": {"robot": "robot-0"}, "content": {"text": {"content": format!("storm #{number}")}}, "priority": priority});
         ids.push(stage.send(body).await?);
     }
     timeline.promise(
         "all are accepted, each on disk before its 202",
-        &format!("{} accepted in {} ms", ids.len(), stage.clock.mono_ms() - started_ms),
+        &format!(
+            "{} accepted in {} ms",
+            ids.len(),
+            stage.clock.mono_ms() - started_ms
+        ),
         ids.len() == STORM,
     );
     Ok(ids)
@@ -284,12 +393,21 @@ async fn token(stage: &Stage, timeline: &mut Timeline) -> Result<(), String> {
 
 async fn dingtalk_down(stage: &Stage, timeline: &mut Timeline) -> Result<(), String> {
     timeline.scene("DingTalk is down for two seconds");
-    let down = Switches { down: true, ..Switches::default() };
+    let down = Switches {
+        down: true,
+        ..Switches::default()
+    };
     stage.box_.set(down);
     let body = json!({"to": {"users": ["manager0001"]}, "content": {"text": {"content": "sent while DingTalk was down"}}, "priority": "critical"});
     let id = stage.send(body).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let ready = crate::sim::post::request("GET", &format!("{}/ready", stage.daemon.admin()), &[], String::new()).await?;
+    let ready = crate::sim::post::request(
+        "GET",
+        &format!("{}/ready", stage.daemon.admin()),
+        &[],
+        String::new(),
+    )
+    .await?;
     let meanwhile = stage.state(&id).await;
     stage.box_.set(Switches::default());
     timeline.promise(
@@ -297,22 +415,36 @@ async fn dingtalk_down(stage: &Stage, timeline: &mut Timeline) -> Result<(), Str
         &format!("the alert is {meanwhile}, /ready answers {}", ready.status),
         meanwhile != "dead" && ready.status == 200,
     );
-    let took = stage.until(async |stage| stage.state(&id).await == "sent").await;
-    timeline.promise("it goes out when DingTalk is back", &format!("sent {took} later"), took.came());
+    let took = stage
+        .until(async |stage| stage.state(&id).await == "sent")
+        .await;
+    timeline.promise(
+        "it goes out when DingTalk is back",
+        &format!("sent {took} later"),
+        took.came(),
+    );
     Ok(())
 }
 
 async fn platform_down(stage: &Stage, timeline: &mut Timeline) -> Result<(), String> {
     timeline.scene("The platform is down when a person leaves the company");
-    stage.platform.set(PlatformSwitches { status: Some(503), ..PlatformSwitches::default() });
+    stage.platform.set(PlatformSwitches {
+        status: Some(503),
+        ..PlatformSwitches::default()
+    });
     let event = stage.box_.user_leaves("manager0002", Casing::Pascal);
     let push = stage.box_.push(&stage.daemon.callback_url(), &event).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     stage.platform.set(PlatformSwitches::default());
-    let took = stage.until(async |stage| stage.saw("dingtalk.user.left")).await;
+    let took = stage
+        .until(async |stage| stage.saw("dingtalk.user.left"))
+        .await;
     timeline.promise(
         "DingTalk gets its answer at once, the platform gets the event when it is back",
-        &format!("acknowledged in {} ms, forwarded {took} after the platform came back", push.elapsed_ms),
+        &format!(
+            "acknowledged in {} ms, forwarded {took} after the platform came back",
+            push.elapsed_ms
+        ),
         push.acknowledged && took.came(),
     );
     Ok(())
@@ -321,12 +453,30 @@ async fn platform_down(stage: &Stage, timeline: &mut Timeline) -> Result<(), Str
 async fn kill(stage: Stage, timeline: &mut Timeline) -> Result<Stage, String> {
     timeline.scene("kill -9, in the middle of the storm");
     let before = stage.storm_delivered().len();
-    let Stage { program, dir, box_, platform, daemon, config, chat, clock } = stage;
+    let Stage {
+        program,
+        dir,
+        box_,
+        platform,
+        daemon,
+        config,
+        chat,
+        clock,
+    } = stage;
     daemon.kill().await;
     let started_ms = clock.mono_ms();
     let daemon = Daemon::start(&program, &dir, &config).await?;
     let took = clock.mono_ms() - started_ms;
-    let stage = Stage { program, dir, box_, platform, daemon, config, chat, clock };
+    let stage = Stage {
+        program,
+        dir,
+        box_,
+        platform,
+        daemon,
+        config,
+        chat,
+        clock,
+    };
     let waiting = stage.daemon.status().await?["queued"]["outbound"].to_string();
     timeline.promise(
         "it is ready again within a second and goes on where it stopped",
@@ -338,7 +488,9 @@ async fn kill(stage: Stage, timeline: &mut Timeline) -> Result<Stage, String> {
 
 async fn settle(stage: &Stage, timeline: &mut Timeline, ids: &[String]) {
     timeline.scene("The storm blows over");
-    let took = stage.until(async |stage| stage.finished_events(ids) == STORM).await;
+    let took = stage
+        .until(async |stage| stage.finished_events(ids) == STORM)
+        .await;
     let delivered = stage.storm_delivered();
     let mut times: HashMap<&str, usize> = HashMap::new();
     for text in &delivered {
@@ -347,7 +499,10 @@ async fn settle(stage: &Stage, timeline: &mut Timeline, ids: &[String]) {
     let twice = times.values().filter(|times| **times > 1).count();
     timeline.promise(
         "every alert of the storm is in the chat, none twice, across the kill",
-        &format!("{} of {STORM} delivered, {twice} twice, {took} later", times.len()),
+        &format!(
+            "{} of {STORM} delivered, {twice} twice, {took} later",
+            times.len()
+        ),
         times.len() == STORM && twice == 0,
     );
     let finished = stage.finished_events(ids);
@@ -381,15 +536,36 @@ async fn settle(stage: &Stage, timeline: &mut Timeline, ids: &[String]) {
 
 async fn stop(stage: Stage, timeline: &mut Timeline) -> Result<Stage, String> {
     timeline.scene("SIGTERM");
-    let Stage { program, dir, box_, platform, daemon, config, chat, clock } = stage;
+    let Stage {
+        program,
+        dir,
+        box_,
+        platform,
+        daemon,
+        config,
+        chat,
+        clock,
+    } = stage;
     let started_ms = clock.mono_ms();
     let code = daemon.terminate().await;
     timeline.promise(
         "it finishes what is under way and exits with 0",
-        &format!("exit code {code:?} after {} ms", clock.mono_ms() - started_ms),
+        &format!(
+            "exit code {code:?} after {} ms",
+            clock.mono_ms() - started_ms
+        ),
         code == Some(0),
     );
     // For `--keep` there must be one to keep.
     let daemon = Daemon::start(&program, &dir, &config).await?;
-    Ok(Stage { program, dir, box_, platform, daemon, config, chat, clock })
+    Ok(Stage {
+        program,
+        dir,
+        box_,
+        platform,
+        daemon,
+        config,
+        chat,
+        clock,
+    })
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::clock::Clock;
 use crate::cli::output::{say, say_json};
+use crate::clock::Clock;
 
 pub(super) struct Timeline {
     clock: Clock,
@@ -18,8 +18,14 @@ impl Timeline {
     pub(super) fn start(json: bool) -> Self {
         let clock = Clock::system();
         let colour = std::io::IsTerminal::is_terminal(&std::io::stdout());
-        let timeline =
-            Self { clock, started_ms: clock.mono_ms(), json, colour, steps: vec![], broken: 0 };
+        let timeline = Self {
+            clock,
+            started_ms: clock.mono_ms(),
+            json,
+            colour,
+            steps: vec![],
+            broken: 0,
+        };
         timeline.line("dingd demo — a simulated DingTalk, a simulated alert platform, and the real daemon between them.");
         timeline.line("Every window and penalty of DingTalk is 1/20 of the real one here: \"20 a minute\" is 20 in 3 s.");
         timeline
@@ -33,11 +39,16 @@ impl Timeline {
 
     /// One promise, and what became of it.
     pub(super) fn promise(&mut self, promised: &str, happened: &str, held: bool) {
-        let mark = if held { self.paint("32", "✓") } else { self.paint("31;1", "✗ BROKEN") };
+        let mark = if held {
+            self.paint("32", "✓")
+        } else {
+            self.paint("31;1", "✗ BROKEN")
+        };
         self.line(&format!("          {mark} {promised}"));
         self.line(&format!("            {}", self.paint("2", happened)));
         let at_s = self.seconds();
-        self.steps.push(json!({"at_s": at_s, "promised": promised, "happened": happened, "held": held}));
+        self.steps
+            .push(json!({"at_s": at_s, "promised": promised, "happened": happened, "held": held}));
         self.broken += usize::from(!held);
     }
 
@@ -64,7 +75,11 @@ impl Timeline {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+        if self.colour {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     fn line(&self, text: &str) {

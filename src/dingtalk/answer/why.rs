@@ -109,9 +109,9 @@ pub(super) const EGRESS_BANNED: Why = why(
 
 pub(super) const CHAT_THROTTLED: Why = why(
     "chat_throttled",
-    "该群发送过快，自动等待。若经常出现，请调低 [limits.chat] count，或用 merge_key 合并告警。",
+    "该群发送过快，自动等待。若经常出现，请调低 [limits.chat] count，或在平台侧合并告警。",
     "Too many messages to this chat; dingd waits by itself. If it is frequent, lower \
-     [limits.chat] count or merge alerts with merge_key.",
+     [limits.chat] count or merge alerts in the platform.",
 );
 
 pub(super) const FAN_OUT_THROTTLED: Why = why(
@@ -338,10 +338,9 @@ pub(super) const CONTENT_REPEATED: Why = why(
 
 pub(super) const CONTENT_TOO_LARGE: Why = why(
     "content_too_large",
-    "消息超过钉钉上限（机器人消息 15000 字节，Webhook 20000 字节）。请缩短内容，或改用 \
-     text/markdown 让 dingd 自动分段。",
-    "The message is over DingTalk's limit (15,000 bytes, webhook 20,000). Shorten it, or use \
-     text or markdown, which dingd splits.",
+    "消息超过钉钉上限（机器人消息 15000 字节，Webhook 20000 字节）。请缩短内容或拆成多条。",
+    "The message is over DingTalk's limit (15,000 bytes, webhook 20,000). Shorten it, or \
+     send it as several messages.",
 );
 
 pub(super) const CONTENT_REFUSED: Why = why(

@@ -43,7 +43,9 @@ fn keys(vector: &Value, seconds_allowed: bool) -> Keys {
 
 fn query(vector: &Value) -> String {
     let members = vector["query"].as_object().unwrap();
-    let given = members.iter().filter_map(|(k, v)| Some(format!("{k}={}", v.as_str()?)));
+    let given = members
+        .iter()
+        .filter_map(|(k, v)| Some(format!("{k}={}", v.as_str()?)));
     given.collect::<Vec<_>>().join("&")
 }
 
@@ -124,8 +126,7 @@ fn every_rejected_vector_is_refused_at_its_stage_or_earlier() {
         )
         .expect_err(id);
         let wanted = match text(vector, "/expect/stage") {
-            "receive_id" => "owner",
-            "padding_or_later" => "owner",
+            "receive_id" | "padding_or_later" => "owner",
             "json" => "event",
             stage => stage,
         };
@@ -235,7 +236,7 @@ proptest! {
     fn a_changed_byte_anywhere_in_the_request_is_refused(at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let (keys, vector) = known();
         let whole = format!("{}\n{}", query(&vector), text(&vector, "/encrypt"));
-        let mut bytes = whole.clone().into_bytes();
+        let mut bytes = whole.into_bytes();
         let at = at.index(bytes.len());
         prop_assume!(bytes[at] != to && bytes[at] != b'\n');
         bytes[at] = to;

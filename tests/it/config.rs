@@ -1,0 +1,236 @@
+//! The configuration: the example is the reference, and every fault is found at once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use dingd::config::read::Sources;
+use dingd::config::{Config, parse};
+
+fn credentials(dir: &Path) -> String {
+    for (name, value) in [
+        ("api-token", "0123456789abcdef0123"),
+        ("oncall-client-secret", "secret"),
+        ("oncall-callback-token", "token01"),
+        ("oncall-callback-aes-key", &"a".repeat(43)),
+        ("sre-robot-token", "robottoken"),
+        ("sre-robot-secret", "SEC0123"),
+        ("flashduty-webhook-secret", "whsec_MDEyMzQ1Njc4OWFiY2RlZg=="),
+    ] {
+        std::fs::write(dir.join(name), value).unwrap();
+    }
+    dir.display().to_string()
+}
+
+fn read(text: &str) -> Result<Config, Vec<String>> {
+    let dir = tempfile::tempdir().unwrap();
+    let credentials = credentials(dir.path());
+    let env: BTreeMap<_, _> = [("CREDENTIALS_DIRECTORY", credentials)].into();
+    let env = |name: &str| env.get(name).cloned();
+    parse(text, &Sources { env: &env }).map_err(|faults| {
+        faults
+            .iter()
+            .map(|fault| format!("{}: {}", fault.key, fault.problem))
+            .collect()
+    })
+}
+
+fn example() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml")).unwrap()
+}
+
+/// What must be set, and nothing else.
+const MINIMAL: &str = r#"
+state_dir = "/var/lib/dingd"
+[callbacks]
+public_url = "https://alerts.example.com"
+tls = { cert_file = "/etc/dingd/tls/cert.pem", key_file = "/etc/dingd/tls/key.pem" }
+[[api.clients]]
+name = "flashduty"
+token = { credential = "api-token" }
+[egress]
+addresses = ["203.0.113.7"]
+[[apps]]
+name = "oncall"
+corp_id = "dingcorp0001"
+client_id = "dingabc123"
+client_secret = { credential = "oncall-client-secret" }
+cool_app_code = "COOLAPP-1-10182EEDD1AC0BA600D9000J"
+[apps.callback]
+token = { credential = "oncall-callback-token" }
+aes_key = { credential = "oncall-callback-aes-key" }
+[[robots]]
+name = "sre-group"
+access_token = { credential = "sre-robot-token" }
+secret = { credential = "sre-robot-secret" }
+[[upstreams]]
+name = "flashduty"
+url = "https://alerts.internal/dingtalk/events"
+secret = { credential = "flashduty-webhook-secret" }
+"#;
+
+#[test]
+fn the_example_is_good_and_states_the_real_defaults() {
+    let (example, minimal) = (read(&example()).unwrap(), read(MINIMAL).unwrap());
+    // Secrets show as [secret] on both sides; everything else must be the same.
+    let shown = |config: &Config| format!("{config:#?}");
+    assert_eq!(shown(&example), shown(&minimal));
+}
+
+#[test]
+fn every_key_of_the_example_is_read_and_checked() {
+    let table: toml::Table = example().parse().unwrap();
+    let mut keys = vec![];
+    leaves(&toml::Value::Table(table), &mut vec![], &mut keys);
+    assert!(keys.len() > 60, "{}", keys.len());
+    for path in keys {
+        let mut table = toml::Value::Table(example().parse().unwrap());
+        let mut at = &mut table;
+        for step in &path {
+            at = match at {
+                toml::Value::Table(table) => table.get_mut(step).unwrap(),
+                toml::Value::Array(list) => list.get_mut(0).unwrap(),
+                _ => unreachable!(),
+            };
+        }
+        // A date is right for no key at all.
+        *at = toml::Value::Datetime("2026-11-22".parse().unwrap());
+        let text = toml::to_string(&table).unwrap();
+        assert!(read(&text).is_err(), "nobody looks at {path:?}");
+    }
+}
+
+fn leaves(value: &toml::Value, path: &mut Vec<String>, out: &mut Vec<Vec<String>>) {
+    match value {
+        toml::Value::Table(table) if !is_secret(table) => {
+            for (key, value) in table {
+                path.push(key.clone());
+                leaves(value, path, out);
+                path.pop();
+            }
+        }
+        toml::Value::Array(list) if list.first().is_some_and(toml::Value::is_table) => {
+            path.push("0".to_owned());
+            leaves(&list[0], path, out);
+            path.pop();
+        }
+        _ => out.push(path.clone()),
+    }
+}
+
+fn is_secret(table: &toml::Table) -> bool {
+    table.len() == 1 && table.contains_key("credential")
+}
+
+#[test]
+fn all_faults_are_told_at_once_with_their_keys() {
+    let text = r#"
+        state_dir = "relative"
+        state_dri = "x"
+        [callbacks]
+        listen = "nowhere"
+        [api]
+        connections_max = -1
+        [[api.clients]]
+        name = "UPPER"
+        token = "short"
+        max_priority = "urgent"
+        [egress]
+        api_url = "http://api.example.com"
+        [[apps]]
+        name = "a"
+        corp_id = ""
+        client_secret = { vault = "x" }
+        [apps.callback]
+        token = { env = "NOT_SET" }
+        aes_key = "tooshort"
+        [[robots]]
+        name = "r"
+        access_token = "https://oapi.dingtalk.com/robot/send?access_token=x"
+        [[upstreams]]
+        name = "u"
+        url = "ftp://x"
+        secret = "plain"
+        apps = ["b"]
+        [limits.robot]
+        count = 5
+        reserve_critical = 5
+        [log]
+        format = "xml"
+    "#;
+    let faults = read(text).unwrap_err().join("\n");
+    for key in [
+        "state_dir:",
+        "state_dri: is unknown",
+        "callbacks.listen",
+        "callbacks.tls",
+        "api.connections_max",
+        "api.clients[0].name",
+        "api.clients[0].token",
+        "api.clients[0].max_priority",
+        "egress.api_url",
+        "apps[0].corp_id",
+        "apps[0].client_id: is missing",
+        "apps[0].client_secret",
+        "apps[0].callback.token",
+        "robots[0].access_token",
+        "upstreams[0].url",
+        "upstreams[0].secret",
+        "upstreams[0].apps",
+        "limits.robot.reserve_critical",
+        "log.format",
+    ] {
+        assert!(faults.contains(key), "{key} is missing in:\n{faults}");
+    }
+}
+
+#[test]
+fn a_secret_file_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secret");
+    std::fs::write(&file, " sssh\n").unwrap();
+    let text = MINIMAL.replace(
+        "{ credential = \"sre-robot-token\" }",
+        &format!("{{ file = {file:?} }}"),
+    );
+    for (mode, good) in [(0o600, true), (0o640, false), (0o604, false)] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(read(&text).is_ok(), good, "{mode:o}");
+    }
+}
+
+#[test]
+fn an_insecure_url_needs_a_word_beside_it() {
+    let text = MINIMAL.replace("https://alerts.internal", "http://alerts.internal");
+    assert!(read(&text).unwrap_err()[0].starts_with("upstreams[0].url"));
+    assert!(read(&format!("{text}allow_insecure = true\n")).is_ok());
+}
+
+#[test]
+fn check_exits_64_and_names_file_and_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, "state_dir = 1\n").unwrap();
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_dingd"))
+        .args(["check", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(64));
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert!(text.contains("c.toml: state_dir: is a number"), "{text}");
+}
+
+#[test]
+fn hostile_configurations_are_refused_without_a_panic() {
+    let mut dice = crate::support::Dice::new(7);
+    let base = example();
+    for _ in 0..300 {
+        let mut bytes = base.clone().into_bytes();
+        for _ in 0..=dice.below(4) {
+            let at = usize::try_from(dice.below(bytes.len() as u64)).unwrap();
+            bytes[at] = u8::try_from(32 + dice.below(95)).unwrap();
+        }
+        drop(read(&String::from_utf8_lossy(&bytes)));
+    }
+}

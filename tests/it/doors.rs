@@ -1,0 +1,177 @@
+//! Three doors, each with its own routes and its own manners.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use dingd::sim::daemon::API_TOKEN;
+use dingd::sim::post::request;
+use serde_json::json;
+
+use crate::support::{Stage, fast, robot, text_to};
+
+#[tokio::test]
+async fn a_route_of_one_door_is_404_on_the_others() {
+    let stage = Stage::open().await;
+    let auth = [("authorization", format!("Bearer {API_TOKEN}"))];
+    let doors = [
+        stage.daemon.callbacks(),
+        stage.daemon.api(),
+        stage.daemon.admin(),
+    ];
+    for (home, path) in [
+        (0, "/callback/oncall/events"),
+        (1, "/v1/messages"),
+        (1, "/v1/chats"),
+        (2, "/live"),
+        (2, "/ready"),
+        (2, "/metrics"),
+        (9, "/v1/status"),
+        (9, "/v1/dead"),
+        (9, "/"),
+        (9, "/callback/other/events"),
+    ] {
+        for (index, door) in doors.iter().enumerate() {
+            let reply = request("GET", &format!("{door}{path}"), &auth, String::new())
+                .await
+                .unwrap();
+            assert_eq!(
+                reply.status == 404,
+                index != home,
+                "{path} at {door}: {}",
+                reply.status
+            );
+        }
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn the_api_wants_a_known_token() {
+    let stage = Stage::open().await;
+    let url = format!("{}/v1/chats", stage.daemon.api());
+    let long = "x".repeat(5_000);
+    for token in [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        "Basic eDp5",
+        API_TOKEN,
+        &long,
+    ] {
+        let headers = [("authorization", token.to_owned())];
+        let reply = request("GET", &url, &headers, String::new()).await.unwrap();
+        assert_eq!(reply.status, 401, "{token}");
+        assert_eq!(reply.content_type, "application/problem+json");
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_client_has_a_ceiling_and_a_rate() {
+    let edit = |config: String| {
+        config.replace(
+            "name = \"platform\"\ntoken",
+            "name = \"platform\"\nmax_priority = \"high\"\nrate_per_s = 5\ntoken",
+        )
+    };
+    let stage = Stage::with(fast(), edit).await;
+    let mut body = text_to(&robot(), "x");
+    body["priority"] = json!("critical");
+    let refused = stage.post(&body).await;
+    assert_eq!(
+        (refused.status, &refused.json()["type"]),
+        (403, &json!("urn:dingd:problem:priority_not_allowed"))
+    );
+    let mut limited = None;
+    for _ in 0..20 {
+        let reply = stage.get("/v1/chats").await;
+        if reply.status == 429 {
+            limited = Some(reply);
+        }
+    }
+    let limited = limited.unwrap();
+    assert_eq!(limited.header("retry-after"), Some("1"));
+    stage.close().await;
+}
+
+fn raw(door: &str, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(door.trim_start_matches("http://")).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut out = vec![];
+    let mut buf = [0; 4096];
+    while let Ok(n) = stream.read(&mut buf) {
+        out.extend_from_slice(&buf[..n]);
+        if n == 0 || out.windows(4).any(|w| w == b"\r\n\r\n") {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_proxies_read_differently_are_refused() {
+    let stage = Stage::open().await;
+    let auth = format!("Host: x\r\nAuthorization: Bearer {API_TOKEN}\r\n");
+    for head in [
+        "POST /v1/messages HTTP/1.1\r\n{auth}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        "POST /v1/messages HTTP/1.1\r\n{auth}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET /v1/chats HTTP/1.1\r\n{auth}X-A: a\r\n b\r\n\r\n",
+        "GET /v1/chats HTTP/1.1\r\n{auth}X_A: a\r\n\r\n",
+        "GET /v1/chats HTTP/1.1\r\n{auth}X A: a\r\n\r\n",
+        "GET /v1/chats HTTP/9.9\r\n{auth}\r\n",
+        "GET  /v1/chats HTTP/1.1\r\n{auth}\r\n",
+        "\u{0}\u{1}\u{2}\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let answer = raw(stage.daemon.api(), head.replace("{auth}", &auth).as_bytes());
+        let status = answer.split(' ').nth(1).unwrap_or("closed");
+        assert!(!status.starts_with('2'), "{head:?}: {answer}");
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_clients_are_let_go_and_disturb_nobody() {
+    let edit = |config: String| {
+        config.replacen(
+            "[api]\n",
+            "[api]\nheader_timeout_ms = 500\nbody_timeout_ms = 500\n",
+            1,
+        )
+    };
+    let stage = Stage::with(fast(), edit).await;
+    let address = stage.daemon.api().trim_start_matches("http://").to_owned();
+    let mut slow = vec![];
+    for n in 0..100 {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let head = if n % 2 == 0 {
+            "GET /v1/chats HTT".to_owned()
+        } else {
+            format!(
+                "POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_TOKEN}\r\nContent-Length: 100\r\n\r\n{{"
+            )
+        };
+        stream.write_all(head.as_bytes()).unwrap();
+        slow.push(stream);
+    }
+    let id = stage.send(&text_to(&robot(), "genuine")).await;
+    stage.reaches(&id, "sent").await;
+    let started = Instant::now();
+    for mut stream in slow {
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut out = vec![];
+        drop(stream.read_to_end(&mut out));
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "they were not let go"
+    );
+    stage.close().await;
+}

@@ -1,0 +1,302 @@
+//! DingTalk at its worst: each answer leads where the contract says, and nothing is lost.
+
+use std::time::Duration;
+
+use dingd::sim::dingtalk::{Casing, Switches, Wrong};
+use serde_json::{Value, json};
+
+use crate::support::{Stage, robot, text_to, until};
+
+fn people() -> Value {
+    json!({"users": ["manager0001"]})
+}
+
+#[tokio::test]
+async fn http_200_with_an_errcode_is_not_success() {
+    let stage = Stage::open().await;
+    for (answer, code) in [
+        (
+            r#"{"errcode":300005,"errmsg":"token is not exist"}"#,
+            "robot_gone",
+        ),
+        (
+            r#"{"errcode":"400102","errmsg":"stopped"}"#,
+            "robot_stopped",
+        ),
+        (
+            r#"{"errcode":460101,"errmsg":"message too long"}"#,
+            "content_too_large",
+        ),
+        (
+            r#"{"errcode":430104,"errmsg":"content"}"#,
+            "content_refused",
+        ),
+    ] {
+        stage.box_.set(Switches {
+            fail_next: [Wrong::json(200, answer)].into(),
+            ..Switches::default()
+        });
+        let id = stage.send(&text_to(&robot(), "x")).await;
+        let message = stage.reaches(&id, "dead").await;
+        assert_eq!(message["reason"]["code"], code, "{message}");
+        assert!(!message["reason"]["fix_zh"].as_str().unwrap().is_empty());
+    }
+    assert!(stage.box_.delivered().is_empty());
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_refused_signature_is_signed_anew_once_then_dead() {
+    let stage = Stage::open().await;
+    let refused = || Wrong::json(200, r#"{"errcode":310000,"errmsg":"sign not match"}"#);
+    stage.box_.set(Switches {
+        fail_next: [refused()].into(),
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&robot(), "x")).await;
+    stage.reaches(&id, "sent").await;
+    stage.box_.set(Switches {
+        fail_next: [refused(), refused()].into(),
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&robot(), "x")).await;
+    assert_eq!(
+        stage.reaches(&id, "dead").await["reason"]["code"],
+        "robot_security"
+    );
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_robot_that_is_throttled_waits_and_says_so_and_the_pause_survives_a_crash() {
+    let stage = Stage::open().await;
+    let throttled = Wrong::json(
+        200,
+        r#"{"errcode":130101,"errmsg":"send too fast, exceed 20 times per minute"}"#,
+    );
+    stage.box_.set(Switches {
+        fail_next: [throttled].into(),
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&robot(), "x")).await;
+    until("it is reported", async || {
+        stage.ready().await["degraded"]
+            .to_string()
+            .contains("130101")
+    })
+    .await;
+    let message = stage.reaches(&id, "queued").await;
+    assert_eq!(
+        (&message["reason"]["code"], &message["attempts"]),
+        (&json!("robot_throttled"), &json!(0))
+    );
+    let stage = stage.crash().await;
+    let other = stage.send(&text_to(&people(), "others go on")).await;
+    stage.reaches(&other, "sent").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(stage.state(&id).await, "queued", "ten minutes are not over");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_ban_of_the_address_stops_everything_and_charges_no_message() {
+    let stage = Stage::open().await;
+    stage.box_.set(Switches {
+        html: true,
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&robot(), "x")).await;
+    until("it is reported", async || {
+        stage.ready().await["degraded"]
+            .to_string()
+            .contains("egress")
+    })
+    .await;
+    let before = stage.box_.requests().len();
+    let other = stage.send(&text_to(&people(), "x")).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(stage.box_.requests().len(), before, "nothing leaves");
+    for id in [id, other] {
+        assert_eq!(stage.message(&id).await["attempts"], 0);
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_missing_permission_blocks_the_call_and_names_the_scope() {
+    let stage = Stage::open().await;
+    let denied = r#"{"code":"Forbidden.AccessDenied.AccessTokenPermissionDenied","requestid":"r","message":"m","accessdenieddetail":{"requiredScopes":["qyapi_robot_sendmsg"]}}"#;
+    stage.box_.set(Switches {
+        wrong: Some(Wrong::json(403, denied)),
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&people(), "x")).await;
+    until("it is reported", async || {
+        stage.ready().await["degraded"]
+            .to_string()
+            .contains("qyapi_robot_sendmsg")
+    })
+    .await;
+    let message = stage.message(&id).await;
+    assert_eq!(
+        (&message["state"], &message["attempts"]),
+        (&json!("queued"), &json!(0))
+    );
+    let mut urgent = text_to(&robot(), "robots go on");
+    urgent["priority"] = json!("critical");
+    stage.box_.set(Switches::default());
+    let robot = stage.send(&urgent).await;
+    stage.reaches(&robot, "sent").await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_repeated_with_the_same_key_so_a_robot_posts_once() {
+    let stage = Stage::open().await;
+    stage.box_.set(Switches {
+        cut_after: true,
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&robot(), "once")).await;
+    until("it was taken", async || !stage.box_.delivered().is_empty()).await;
+    stage.box_.set(Switches::default());
+    let message = stage.reaches(&id, "sent").await;
+    assert!(message["attempts"].as_u64().unwrap() >= 2, "{message}");
+    assert_eq!(stage.box_.delivered().len(), 1);
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn without_a_key_the_policy_decides_retry_hold_or_drop() {
+    let stage = Stage::open().await;
+    let only = Some("/v1.0/robot".to_owned());
+    for (policy, state, copies) in [
+        ("retry", "sent", 2),
+        ("hold", "unknown", 1),
+        ("drop", "dead", 1),
+    ] {
+        stage.box_.set(Switches {
+            cut_after: true,
+            only: only.clone(),
+            ..Switches::default()
+        });
+        let mut body = text_to(&people(), policy);
+        body["ambiguous"] = json!(policy);
+        let id = stage.send(&body).await;
+        let mine = || {
+            stage
+                .box_
+                .delivered()
+                .into_iter()
+                .filter(|d| d.text == policy)
+                .count()
+        };
+        until("it was taken", async || mine() == 1).await;
+        stage.box_.set(Switches::default());
+        let message = stage.reaches(&id, state).await;
+        assert_eq!(mine(), copies, "{policy}");
+        if policy != "retry" {
+            assert_eq!(message["reason"]["code"], "outcome_unknown", "{message}");
+        }
+    }
+    let held = stage.get("/v1/messages?state=unknown").await.json()["messages"][0]["id"].clone();
+    let replay = format!("/v1/dead/{}/replay", held.as_str().unwrap());
+    stage.daemon.socket("POST", &replay).await.unwrap();
+    stage.reaches(held.as_str().unwrap(), "sent").await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_request_that_surely_did_not_arrive_is_repeated_under_every_policy() {
+    let stage = Stage::open().await;
+    let warm = stage.send(&text_to(&people(), "fetch a token first")).await;
+    stage.reaches(&warm, "sent").await;
+    stage.box_.stop().await;
+    let mut body = text_to(&people(), "x");
+    body["ambiguous"] = json!("hold");
+    let id = stage.send(&body).await;
+    let message = stage.reaches(&id, "retrying").await;
+    assert_eq!(
+        message["reason"]["code"], "dingtalk_unreachable",
+        "{message}"
+    );
+    assert_eq!(stage.daemon.terminate().await, Some(0));
+}
+
+#[tokio::test]
+async fn garbled_answers_are_unknown_outcomes_and_never_success() {
+    let stage = Stage::open().await;
+    for switches in [
+        Switches {
+            break_json: true,
+            ..Switches::default()
+        },
+        Switches {
+            oversize_answer: true,
+            ..Switches::default()
+        },
+        Switches {
+            wrong: Some(Wrong::json(200, "")),
+            ..Switches::default()
+        },
+        Switches {
+            wrong: Some(Wrong::json(200, "[]")),
+            ..Switches::default()
+        },
+        Switches {
+            wrong: Some(Wrong::json(502, "<html>bad gateway</html>")),
+            ..Switches::default()
+        },
+        Switches {
+            wrong: Some(Wrong::json(200, "{\"errcode\":{}}")),
+            ..Switches::default()
+        },
+    ] {
+        let only = Some("/v1.0/robot".to_owned());
+        stage.box_.set(Switches {
+            only,
+            ..switches.clone()
+        });
+        let mut body = text_to(&people(), "x");
+        body["ambiguous"] = json!("hold");
+        let id = stage.send(&body).await;
+        let message = stage.reaches(&id, "unknown").await;
+        assert_eq!(message["attempts"], 1, "{switches:?}");
+        stage.box_.set(Switches::default());
+        // Each counts against the host; a success keeps its breaker closed.
+        let good = stage.send(&text_to(&people(), "good")).await;
+        stage.reaches(&good, "sent").await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn dingtalk_down_and_back_costs_no_message_and_few_calls() {
+    let stage = Stage::open().await;
+    let event = stage
+        .box_
+        .install_cool_app(&stage.chat(), "manager0001", Casing::Lower);
+    stage.push(&event).await;
+    stage.box_.set(Switches {
+        down: true,
+        ..Switches::default()
+    });
+    let mut ids = vec![];
+    for number in 0..30 {
+        let to = if number % 2 == 0 {
+            people()
+        } else {
+            json!({"chat": stage.chat()})
+        };
+        ids.push(stage.send(&text_to(&to, &format!("m{number}"))).await);
+    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let calls = stage.box_.requests().len();
+    assert!(calls < 40, "{calls} calls while it was down");
+    stage.box_.set(Switches::default());
+    for id in &ids {
+        stage.reaches(id, "sent").await;
+    }
+    assert_eq!(stage.box_.delivered().len(), ids.len());
+    stage.close().await;
+}

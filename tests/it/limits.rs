@@ -1,0 +1,97 @@
+//! No limit of DingTalk is passed, as DingTalk itself counts.
+
+use dingd::sim::dingtalk::Settings;
+use serde_json::json;
+
+use crate::support::{Stage, fast, robot, text_to, until};
+
+#[tokio::test]
+async fn a_burst_to_a_robot_is_spread_and_nobody_in_its_queue_is_forgotten() {
+    let stage = Stage::open().await;
+    let mut ids = vec![];
+    for number in 0..60 {
+        let mut body = text_to(&robot(), &format!("m{number}"));
+        body["priority"] = json!(["critical", "high", "normal", "low"][number % 4]);
+        ids.push(stage.send(&body).await);
+    }
+    for id in &ids {
+        stage.reaches(id, "sent").await;
+    }
+    assert_eq!(stage.box_.penalties(), vec![]);
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_crash_loop_passes_no_limit() {
+    let mut stage = Stage::open().await;
+    let mut ids = vec![];
+    for _ in 0..6 {
+        for number in 0..12 {
+            ids.push(stage.send(&text_to(&robot(), &format!("m{number}"))).await);
+        }
+        stage = stage.crash().await;
+    }
+    for id in &ids {
+        stage.reaches(id, "sent").await;
+    }
+    assert_eq!(stage.box_.penalties(), vec![]);
+    assert_eq!(
+        stage.box_.delivered().len(),
+        ids.len(),
+        "each once, by its key"
+    );
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn calls_of_one_api_stay_below_its_rate() {
+    let users: Vec<_> = (0..120)
+        .map(|n| dingd::sim::dingtalk::User::named(&format!("u{n}"), "n", "13900000000"))
+        .collect();
+    let stage = Stage::with(Settings { users, ..fast() }, |config| config).await;
+    let mut ids = vec![];
+    for n in 0..120 {
+        ids.push(
+            stage
+                .send(&text_to(&json!({"users": [format!("u{n}")]}), "x"))
+                .await,
+        );
+    }
+    for id in &ids {
+        stage.reaches(id, "sent").await;
+    }
+    assert_eq!(stage.box_.penalties(), vec![]);
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_full_refuses_the_less_urgent_first() {
+    let edit = |config: String| format!("{config}[outbound]\nqueue_messages_max = 20\n");
+    let stage = Stage::with(fast(), edit).await;
+    stage.box_.set(dingd::sim::dingtalk::Switches {
+        down: true,
+        ..Default::default()
+    });
+    let mut taken = std::collections::BTreeMap::new();
+    for priority in ["low", "normal", "high", "critical"] {
+        let mut body = text_to(&robot(), "x");
+        body["priority"] = json!(priority);
+        let refused = loop {
+            let reply = stage.post(&body).await;
+            if reply.status != 202 {
+                break reply;
+            }
+            *taken.entry(priority).or_insert(0) += 1;
+        };
+        assert_eq!(refused.status, 503);
+        assert_eq!(refused.json()["reason"], "queue_full", "{}", refused.body);
+        assert!(refused.header("retry-after").is_some());
+    }
+    assert_eq!(
+        taken,
+        [("low", 16), ("normal", 2), ("high", 1), ("critical", 1)].into()
+    );
+    stage.box_.set(dingd::sim::dingtalk::Switches::default());
+    until("all are out", async || stage.box_.delivered().len() == 20).await;
+    stage.close().await;
+}

@@ -1,0 +1,28 @@
+//! The daemon as its users meet it: a real process with real sockets and files, between the simulated
+//! DingTalk and a simulated platform that record, delay and refuse.
+#![expect(unreachable_pub, reason = "modules of one test binary")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::format_collect,
+    clippy::items_after_statements,
+    reason = "a test that cannot go on has failed; tests measure real time"
+)]
+
+mod callbacks;
+mod chats;
+mod config;
+mod crash;
+mod doors;
+mod failures;
+mod forwarding;
+mod house;
+mod limits;
+mod messages;
+mod process;
+mod requests;
+mod support;
+mod tokens;

@@ -1,0 +1,388 @@
+//! The process: signals, reload, certificates, locks, secrets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dingd::sim::daemon::{Daemon, Signal};
+use dingd::sim::dingtalk::{Casing, Switches};
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::support::{Stage, fast, program, robot, text_to, until};
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_under_way_and_keeps_the_rest() {
+    let stage = Stage::open().await;
+    stage.box_.set(Switches {
+        slow_ms: 700,
+        ..Switches::default()
+    });
+    let mut ids = vec![];
+    for number in 0..40 {
+        ids.push(
+            stage
+                .send(&text_to(
+                    &json!({"users": [format!("manager000{}", 1 + number % 2)]}),
+                    &format!("m{number}"),
+                ))
+                .await,
+        );
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let Stage {
+        dir,
+        settings,
+        box_,
+        platform,
+        daemon,
+        config,
+    } = stage;
+    assert_eq!(daemon.terminate().await, Some(0));
+    box_.set(Switches::default());
+    let daemon = Daemon::start(program(), dir.path(), &config).await.unwrap();
+    let stage = Stage {
+        dir,
+        settings,
+        box_,
+        platform,
+        daemon,
+        config,
+    };
+    for id in &ids {
+        stage.reaches(id, "sent").await;
+    }
+    assert_eq!(
+        stage.box_.delivered().len(),
+        ids.len(),
+        "a drain repeats nothing"
+    );
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_reload_takes_over_all_or_nothing() {
+    let stage = Stage::open().await;
+    let file = stage.dir.path().join("config.toml");
+    let body = text_to(&json!({"robot": "second"}), "x");
+    assert_eq!(stage.post(&body).await.status, 422);
+    std::fs::write(
+        &file,
+        format!(
+            "{}[[robots]]\nname = \"second\"\naccess_token = 7\n",
+            stage.config
+        ),
+    )
+    .unwrap();
+    stage.daemon.signal(Signal::Hangup);
+    until("the fault is reported", async || {
+        stage.ready().await["degraded"]
+            .to_string()
+            .contains("robots[1].access_token")
+    })
+    .await;
+    let id = stage
+        .send(&text_to(&robot(), "the old configuration stays"))
+        .await;
+    stage.reaches(&id, "sent").await;
+    let token = &stage.settings.robots[0].access_token;
+    let secret = stage.settings.robots[0].secret.clone().unwrap();
+    std::fs::write(
+        &file,
+        format!(
+            "{}[[robots]]\nname = \"second\"\naccess_token = \"{token}\"\nsecret = \"{secret}\"\n",
+            stage.config
+        ),
+    )
+    .unwrap();
+    stage.daemon.signal(Signal::Hangup);
+    until("the new robot is known", async || {
+        stage.post(&body).await.status == 202
+    })
+    .await;
+    assert_eq!(stage.ready().await["degraded"], json!([]));
+    std::fs::write(
+        &file,
+        stage.config.replace(
+            "[admin]\nlisten = \"127.0.0.1:0\"",
+            "[admin]\nlisten = \"127.0.0.1:1\"",
+        ),
+    )
+    .unwrap();
+    stage.daemon.signal(Signal::Hangup);
+    until("a restart is asked for", async || {
+        stage.ready().await["degraded"]
+            .to_string()
+            .contains("restart")
+    })
+    .await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_second_daemon_on_the_same_store_is_refused_with_a_clear_message() {
+    let stage = Stage::open().await;
+    let file = stage.dir.path().join("config.toml");
+    let second = tokio::process::Command::new(program())
+        .arg("run")
+        .arg("--config")
+        .arg(&file)
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let text = String::from_utf8(second.stderr).unwrap();
+    assert!(text.contains("in use by another dingd"), "{text}");
+    let id = stage.send(&text_to(&robot(), "the first goes on")).await;
+    stage.reaches(&id, "sent").await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_newer_store_is_refused_and_left_untouched() {
+    let stage = Stage::open().await;
+    let Stage {
+        dir,
+        daemon,
+        config,
+        ..
+    } = stage;
+    assert_eq!(daemon.terminate().await, Some(0));
+    let state = dir.path().join("state");
+    let store = state.join("journal.redb");
+    std::fs::write(state.join("journal.format"), "99\n").unwrap();
+    let before = std::fs::read(&store).unwrap();
+    let error = Daemon::start(program(), dir.path(), &config)
+        .await
+        .unwrap_err();
+    assert!(error.contains("format 99"), "{error}");
+    assert!(std::fs::read(&store).unwrap() == before, "it was touched");
+}
+
+fn certificate(dir: &std::path::Path, name: &str) -> rcgen::CertifiedKey<rcgen::KeyPair> {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
+    made
+}
+
+async fn connect(
+    address: &str,
+    name: &str,
+    certificate: &str,
+) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, std::io::Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_without_dropping_a_connection_and_a_broken_one_is_not_taken() {
+    let tls = tempfile::tempdir().unwrap();
+    let first = certificate(tls.path(), "first.example");
+    let dir = tls.path().display().to_string();
+    let edit = |config: String| {
+        config.replacen("tls = false\n", &format!("header_timeout_ms = 60000\ntls = {{ cert_file = \"{dir}/cert.pem\", key_file = \"{dir}/key.pem\" }}\n"), 1)
+    };
+    let stage = Stage::with(fast(), edit).await;
+    let address = stage
+        .daemon
+        .callbacks()
+        .trim_start_matches("http://")
+        .to_owned();
+    let mut old = connect(&address, "first.example", &first.cert.pem())
+        .await
+        .unwrap();
+    let ask = async |stream: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>| {
+        stream
+            .write_all(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        let mut rest = vec![0; 4096];
+        drop(tokio::time::timeout(Duration::from_millis(200), stream.read(&mut rest)).await);
+        String::from_utf8(answer.to_vec()).unwrap()
+    };
+    assert_eq!(ask(&mut old).await, "HTTP/1.1 404");
+    std::fs::write(tls.path().join("cert.pem"), "garbage").unwrap();
+    until("it is reported", async || {
+        stage.ready().await["degraded"]
+            .to_string()
+            .contains("certificate")
+    })
+    .await;
+    connect(&address, "first.example", &first.cert.pem())
+        .await
+        .unwrap();
+    let second = certificate(tls.path(), "second.example");
+    until("the new one is used", async || {
+        connect(&address, "second.example", &second.cert.pem())
+            .await
+            .is_ok()
+    })
+    .await;
+    assert_eq!(
+        ask(&mut old).await,
+        "HTTP/1.1 404",
+        "the old connection lives on"
+    );
+    drop(old);
+    stage.close().await;
+}
+
+/// Everything that the daemon says anywhere, searched for every secret it was given.
+#[tokio::test]
+async fn no_secret_appears_in_any_output() {
+    let edit = |config: String| format!("{config}[log]\nlevel = \"trace\"\n");
+    let stage = Stage::with(fast(), edit).await;
+    let event = stage
+        .box_
+        .install_cool_app(&stage.chat(), "manager0001", Casing::Lower);
+    stage.push(&event).await;
+    for to in [
+        robot(),
+        json!({"users": ["manager0001"]}),
+        json!({"chat": stage.chat()}),
+    ] {
+        let id = stage.send(&text_to(&to, "x")).await;
+        stage.reaches(&id, "sent").await;
+    }
+    stage.box_.set(Switches {
+        refuse: true,
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&robot(), "x")).await;
+    stage.reaches(&id, "retrying").await;
+    let mut outputs = vec![
+        stage.log(),
+        stage.metrics().await,
+        stage.ready().await.to_string(),
+        stage.message(&id).await.to_string(),
+    ];
+    outputs.push(
+        stage
+            .daemon
+            .socket("GET", "/v1/messages")
+            .await
+            .unwrap()
+            .to_string(),
+    );
+    outputs.push(
+        String::from_utf8_lossy(
+            &std::fs::read(format!("/proc/{}/cmdline", stage.daemon.pid())).unwrap(),
+        )
+        .into_owned(),
+    );
+    let app = &stage.settings.app;
+    let robot = &stage.settings.robots[0];
+    let secrets = [
+        app.client_secret.as_str(),
+        &app.callback_token,
+        &app.callback_aes_key,
+        &robot.access_token,
+        robot.secret.as_deref().unwrap(),
+        dingd::sim::daemon::API_TOKEN,
+        dingd::sim::daemon::PLATFORM_SECRET,
+    ];
+    use base64::Engine as _;
+    for secret in secrets {
+        let base64 = base64::engine::general_purpose::STANDARD_NO_PAD.encode(secret);
+        let hex: String = secret.bytes().map(|b| format!("{b:02x}")).collect();
+        let percent: String = secret.bytes().map(|b| format!("%{b:02X}")).collect();
+        let reversed: String = secret.chars().rev().collect();
+        for form in [secret.to_owned(), base64, hex, percent, reversed] {
+            for output in &outputs {
+                assert!(!output.contains(&form), "{secret} shows as {form}");
+            }
+        }
+    }
+    stage.box_.set(Switches::default());
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn files_are_private_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let stage = Stage::open().await;
+    let state = stage.dir.path().join("state");
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&state), 0o700);
+    for file in ["journal.redb", "admin.sock", "lock"] {
+        assert_eq!(mode(&state.join(file)), 0o600, "{file}");
+    }
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", stage.daemon.pid()));
+    if let Ok(limits) = limits {
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"))
+            .unwrap()
+            .to_owned();
+        assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn the_command_line_shows_and_sends() {
+    let stage = Stage::open().await;
+    let config = stage.dir.path().join("config.toml");
+    let run = async |arguments: &[&str]| {
+        let out = tokio::process::Command::new(program())
+            .args(arguments)
+            .arg("--config")
+            .arg(&config)
+            .output()
+            .await
+            .unwrap();
+        (
+            out.status.code(),
+            String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap(),
+        )
+    };
+    let (code, text) = run(&["status"]).await;
+    assert_eq!(code, Some(0));
+    assert!(text.contains("is ready"), "{text}");
+    let (_, text) = run(&["chats"]).await;
+    assert!(
+        text.contains("安装") || text.contains("Install the cool app"),
+        "{text}"
+    );
+    let (code, text) = run(&["send", "--robot", "robot-0", "hello", "--json"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    let id = serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    stage.reaches(&id, "sent").await;
+    assert!(run(&["messages", "list"]).await.1.contains(&id));
+    assert!(
+        run(&["messages", "show", &id])
+            .await
+            .1
+            .contains("\"hello\""),
+        "the operator sees contents"
+    );
+    let (code, text) = run(&["messages", "cancel", &id]).await;
+    assert_eq!(code, Some(1));
+    assert!(text.contains("not_cancellable"), "{text}");
+    assert_eq!(run(&["dead", "list"]).await.0, Some(0));
+    let (code, text) = run(&["send", "--robot", "nope", "x"]).await;
+    assert_eq!(code, Some(1));
+    assert!(text.contains("[[robots]]"), "{text}");
+    stage.close().await;
+}

@@ -1,0 +1,218 @@
+//! A stage for one test: box, platform, daemon, and the questions that tests ask.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use dingd::sim::daemon::{self, Daemon, PLATFORM_SECRET};
+use dingd::sim::dingtalk::{DingTalk, Settings};
+use dingd::sim::platform::{Platform, Received};
+use dingd::sim::post::Reply;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Stage {
+    pub dir: TempDir,
+    pub settings: Settings,
+    pub box_: DingTalk,
+    pub platform: Platform,
+    pub daemon: Daemon,
+    pub config: String,
+}
+
+pub fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_dingd"))
+}
+
+pub async fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+/// Settings whose windows are a twentieth of DingTalk's.
+pub fn fast() -> Settings {
+    Settings {
+        time_scale: 20.0,
+        ..Settings::default()
+    }
+}
+
+impl Stage {
+    pub async fn open() -> Self {
+        Self::with(fast(), |config| config).await
+    }
+
+    /// With other settings of the box, and the configuration changed by `edit`.
+    pub async fn with(settings: Settings, edit: impl FnOnce(String) -> String) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let box_ = DingTalk::start(settings.clone(), listener().await);
+        let platform = Platform::start(PLATFORM_SECRET, listener().await);
+        let state = Daemon::state_dir(dir.path());
+        let config = daemon::config(&settings, &box_.url(), Some(&platform.url()), &state);
+        let config = edit(config);
+        let daemon = Daemon::start(program(), dir.path(), &config).await.unwrap();
+        Self {
+            dir,
+            settings,
+            box_,
+            platform,
+            daemon,
+            config,
+        }
+    }
+
+    /// SIGKILL and start again.
+    pub async fn crash(self) -> Self {
+        let Self {
+            dir,
+            settings,
+            box_,
+            platform,
+            daemon,
+            config,
+        } = self;
+        daemon.kill().await;
+        let daemon = Daemon::start(program(), dir.path(), &config).await.unwrap();
+        Self {
+            dir,
+            settings,
+            box_,
+            platform,
+            daemon,
+            config,
+        }
+    }
+
+    /// The end of every test: the books balance, DingTalk had nothing to object to, exit code 0.
+    pub async fn close(self) {
+        let status = self.daemon.status().await.unwrap();
+        assert_eq!(
+            status["conservation_mismatch"], 0,
+            "the books do not balance"
+        );
+        assert_eq!(self.box_.complaints(), Vec::<String>::new());
+        assert_eq!(
+            self.daemon.terminate().await,
+            Some(0),
+            "{}",
+            self.dir.path().display()
+        );
+    }
+
+    pub fn chat(&self) -> String {
+        self.settings.groups[0].open_conversation_id.clone()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    pub async fn post(&self, body: &Value) -> Reply {
+        self.daemon
+            .request("POST", "/v1/messages", body)
+            .await
+            .unwrap()
+    }
+
+    pub async fn send(&self, body: &Value) -> String {
+        let reply = self.post(body).await;
+        assert_eq!(reply.status, 202, "{}", reply.body);
+        reply.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.daemon
+            .request("GET", path, &Value::Null)
+            .await
+            .unwrap()
+    }
+
+    pub async fn message(&self, id: &str) -> Value {
+        self.get(&format!("/v1/messages/{id}")).await.json()
+    }
+
+    pub async fn state(&self, id: &str) -> String {
+        self.message(id).await["state"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// Waits until the message is in `state`, and returns it.
+    pub async fn reaches(&self, id: &str, state: &str) -> Value {
+        until(&format!("{id} is {state}"), async || {
+            self.state(id).await == state
+        })
+        .await;
+        self.message(id).await
+    }
+
+    pub async fn ready(&self) -> Value {
+        let url = format!("{}/ready", self.daemon.admin());
+        let reply = dingd::sim::post::request("GET", &url, &[], String::new())
+            .await
+            .unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        reply.json()
+    }
+
+    pub async fn metrics(&self) -> String {
+        let url = format!("{}/metrics", self.daemon.admin());
+        dingd::sim::post::request("GET", &url, &[], String::new())
+            .await
+            .unwrap()
+            .body
+    }
+
+    /// What the platform accepted of one type.
+    pub fn events(&self, kind: &str) -> Vec<Received> {
+        self.platform
+            .events()
+            .into_iter()
+            .filter(|event| event.kind == kind)
+            .collect()
+    }
+
+    pub async fn push(&self, event: &str) -> dingd::sim::dingtalk::PushResult {
+        self.box_.push(&self.daemon.callback_url(), event).await
+    }
+}
+
+/// Asks until the answer is yes; fails the test after a while.
+pub async fn until(what: &str, mut asked: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !asked().await {
+        assert!(started.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub fn text_to(to: &Value, text: &str) -> Value {
+    json!({"to": to, "content": {"text": {"content": text}}})
+}
+
+pub fn robot() -> Value {
+    json!({"robot": "robot-0"})
+}
+
+/// An event as DingTalk sends those that nobody models.
+pub fn other_event(number: usize) -> String {
+    format!(r#"{{"EventType":"bpms_instance_change","eventId":"e{number:031}","number":{number}}}"#)
+}
+
+/// A small generator for tests that want variety and a seed to repeat it by.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}

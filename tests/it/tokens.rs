@@ -1,0 +1,132 @@
+//! One token an app: fetched once for all who wait, kept across restarts, dropped on refusal.
+
+use dingd::sim::dingtalk::{Settings, Switches, Wrong};
+use serde_json::json;
+
+use crate::support::{Stage, fast, text_to, until};
+
+fn unlimited() -> Settings {
+    Settings {
+        limits: false,
+        ..fast()
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_who_wait_cost_one_fetch_and_so_does_an_expiry() {
+    let users: Vec<_> = (0..200)
+        .map(|n| dingd::sim::dingtalk::User::named(&format!("u{n}"), "n", "13900000000"))
+        .collect();
+    let edit =
+        |config: String| config.replace("[limits.app_api]\n", "[limits.app_api]\ncount = 10000\n");
+    let stage = Stage::with(
+        Settings {
+            users,
+            ..unlimited()
+        },
+        edit,
+    )
+    .await;
+    for round in 1..=2 {
+        let mut ids = vec![];
+        for n in 0..200 {
+            ids.push(
+                stage
+                    .send(&text_to(&json!({"users": [format!("u{n}")]}), "x"))
+                    .await,
+            );
+        }
+        for id in &ids {
+            let message = stage.reaches(id, "sent").await;
+            assert_eq!(message["attempts"], 1, "a refused token costs no attempt");
+        }
+        assert_eq!(stage.box_.token_fetches(), round);
+        stage.box_.expire_tokens();
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_token_survives_a_restart_sealed_and_a_damaged_cache_costs_one_fetch() {
+    let stage = Stage::with(unlimited(), |config| config).await;
+    let send = async |stage: &Stage| {
+        let id = stage
+            .send(&text_to(&json!({"users": ["manager0001"]}), "x"))
+            .await;
+        stage.reaches(&id, "sent").await;
+    };
+    send(&stage).await;
+    let cache = stage.dir.path().join("state/cache");
+    until("the cache is written", async || cache.join("db").exists()).await;
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let stage = stage.crash().await;
+    send(&stage).await;
+    assert_eq!(stage.box_.token_fetches(), 1, "it was kept");
+    let Stage {
+        dir,
+        settings,
+        box_,
+        platform,
+        daemon,
+        config,
+    } = stage;
+    assert_eq!(daemon.terminate().await, Some(0));
+    for file in std::fs::read_dir(&cache).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_file() {
+            std::fs::write(&path, b"garbage").unwrap();
+        }
+    }
+    let daemon = dingd::sim::daemon::Daemon::start(crate::support::program(), dir.path(), &config)
+        .await
+        .unwrap();
+    let stage = Stage {
+        dir,
+        settings,
+        box_,
+        platform,
+        daemon,
+        config,
+    };
+    send(&stage).await;
+    assert_eq!(stage.box_.token_fetches(), 2);
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn wrong_credentials_block_the_app_and_name_the_console_page() {
+    let stage = Stage::open().await;
+    let wrong = Wrong::json(
+        400,
+        r#"{"code":"invalidClientIdOrSecret","requestid":"r","message":"m"}"#,
+    );
+    let only = Some("/v1.0/oauth2".to_owned());
+    // The box scripts only sends, so the credentials are made wrong in the configuration instead.
+    drop((wrong, only, Switches::default()));
+    let config = stage
+        .config
+        .replace(&stage.settings.app.client_secret, "not-the-secret-at-all");
+    std::fs::write(stage.dir.path().join("config.toml"), config).unwrap();
+    stage.daemon.signal(dingd::sim::daemon::Signal::Hangup);
+    until("it is taken over", async || {
+        stage.log().contains("was taken over")
+    })
+    .await;
+    let id = stage
+        .send(&text_to(&json!({"users": ["manager0001"]}), "x"))
+        .await;
+    until("it is reported", async || {
+        stage.ready().await["degraded"]
+            .to_string()
+            .contains("client_secret")
+    })
+    .await;
+    let message = stage.message(&id).await;
+    assert_eq!(
+        (&message["state"], &message["attempts"]),
+        (&json!("queued"), &json!(0)),
+        "{message}"
+    );
+    std::fs::write(stage.dir.path().join("config.toml"), &stage.config).unwrap();
+    stage.close().await;
+}
