@@ -57,6 +57,8 @@ struct Token {
     value: Secret,
     renew_ms: u64,
     expires_ms: u64,
+    /// Monotonic time of the fetch in milliseconds; 0 = it was kept from before.
+    fetched_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -149,8 +151,13 @@ impl Tokens {
             .as_ref()
             .is_some_and(|held| held.value.matches(token.expose()))
         {
-            held.token = None;
+            let fetched_ms = held.token.take().map_or(0, |token| token.fetched_ms);
             held.refused = Some(token.clone());
+            let now_ms = self.egress.clock().mono_ms();
+            if now_ms.saturating_sub(fetched_ms) < FETCH_GAP_MS {
+                // A fresh token that is refused as well: fetching on would be a loop.
+                held.failure = Some((now_ms + FETCH_GAP_MS, Verdict::Retry(token_refused())));
+            }
             crate::metrics::token_expiry(&app.app.name, 0);
         }
     }
@@ -189,6 +196,7 @@ impl Tokens {
             value: value.clone(),
             renew_ms: kept.renew_ms,
             expires_ms: kept.expires_ms,
+            fetched_ms: 0,
         };
         let mut held = app.held();
         let was_refused = held
@@ -240,12 +248,10 @@ impl Tokens {
             .as_ref()
             .is_some_and(|refused| refused.matches(value.expose()));
         if same_as_refused {
-            return Err(self.failed(app, Verdict::Retry(Reason::new(
-                "token_refused",
-                "DingTalk gave again the token that it refuses",
-                "稍候自动重试；若持续，请在开发者后台 → 应用 → 凭证与基础信息 重置 Client Secret。",
-                "Tried again shortly; if it lasts, reset the Client Secret in the developer console → app → credentials.",
-            ))));
+            // A failure, and a pause; but DingTalk gives the same token for its whole life, so after
+            // the pause it is tried again rather than not for two hours.
+            app.held().refused = None;
+            return Err(self.failed(app, Verdict::Retry(token_refused())));
         }
         let now_ms = self.egress.clock().wall_ms();
         let life_ms = life_s * 1_000;
@@ -255,6 +261,7 @@ impl Tokens {
             value: value.clone(),
             renew_ms,
             expires_ms: now_ms + life_ms,
+            fetched_ms: self.egress.clock().mono_ms(),
         };
         {
             let mut held = app.held();
@@ -315,6 +322,15 @@ impl AppToken {
     fn name(&self) -> String {
         format!("token/{}", self.app.client_id)
     }
+}
+
+fn token_refused() -> Reason {
+    Reason::new(
+        "token_refused",
+        "DingTalk refuses the token that it has just given",
+        "稍候自动重试；若持续，请在开发者后台 → 应用 → 凭证与基础信息 重置 Client Secret。",
+        "Tried again shortly; if it lasts, reset the Client Secret in the developer console → app → credentials.",
+    )
 }
 
 fn parse(body: &[u8]) -> Option<(Secret, u64)> {

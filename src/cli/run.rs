@@ -7,7 +7,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::output::complain;
-use crate::app::{App, Ended};
+use crate::app::{App, Ended, StartError};
 use crate::clock::Clock;
 use crate::config::{self, Config, Unusable, read::Sources};
 
@@ -47,7 +47,11 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             Ok(app) => ended(app.run(|| load(arguments)).await),
             Err(error) => {
                 tracing::error!(%error, "cannot start");
-                super::FAILED
+                match error {
+                    // As `dingd check` says: restarting does not help.
+                    StartError::Tls(_) => super::BAD_CONFIG,
+                    _ => super::FAILED,
+                }
             }
         }
     });
@@ -81,6 +85,10 @@ fn harden() {
     let undumpable =
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     for error in [limited.err(), undumpable.err()].into_iter().flatten() {
+        if error == rustix::io::Errno::PERM {
+            // systemd's filter; its unit has LimitCORE=0.
+            continue;
+        }
         complain(&format!("cannot switch core dumps off: {error}"));
     }
 }

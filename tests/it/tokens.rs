@@ -96,13 +96,6 @@ async fn a_token_survives_a_restart_sealed_and_a_damaged_cache_costs_one_fetch()
 #[tokio::test]
 async fn wrong_credentials_block_the_app_and_name_the_console_page() {
     let stage = Stage::open().await;
-    let wrong = Wrong::json(
-        400,
-        r#"{"code":"invalidClientIdOrSecret","requestid":"r","message":"m"}"#,
-    );
-    let only = Some("/v1.0/oauth2".to_owned());
-    // The box scripts only sends, so the credentials are made wrong in the configuration instead.
-    drop((wrong, only, Switches::default()));
     let config = stage
         .config
         .replace(&stage.settings.app.client_secret, "not-the-secret-at-all");
@@ -128,5 +121,31 @@ async fn wrong_credentials_block_the_app_and_name_the_console_page() {
         "{message}"
     );
     std::fs::write(stage.dir.path().join("config.toml"), &stage.config).unwrap();
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn fresh_tokens_that_are_refused_are_not_fetched_in_a_loop() {
+    let stage = Stage::with(unlimited(), |config| config).await;
+    let refused = Wrong::json(
+        400,
+        r#"{"code":"InvalidAuthentication","requestid":"r","message":"m"}"#,
+    );
+    stage.box_.set(Switches {
+        wrong: Some(refused),
+        ..Switches::default()
+    });
+    let id = stage
+        .send(&text_to(&json!({"users": ["manager0001"]}), "x"))
+        .await;
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    assert!(
+        stage.box_.token_fetches() <= 2,
+        "{} fetches",
+        stage.box_.token_fetches()
+    );
+    assert_eq!(stage.message(&id).await["attempts"], 0);
+    stage.box_.set(Switches::default());
+    stage.reaches(&id, "sent").await;
     stage.close().await;
 }
