@@ -22,6 +22,7 @@ use crate::cache::token::Tokens;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::delivery::event::Forwarding;
+use crate::delivery::state::State;
 use crate::directory::chats::Chats;
 use crate::directory::titles::Titles;
 use crate::drain::{self, Drain};
@@ -35,6 +36,7 @@ use crate::inbound::forward::Forwarder;
 use crate::inbound::{self, DEDUP_KEEP_MS};
 use crate::journal::aged::Aged;
 use crate::journal::queue::{Appended, INBOX, OUTBOX, Queue};
+use crate::journal::retention::{self, Keep, Retention};
 use crate::journal::room::Room;
 use crate::journal::{Journal, OpenError, ReadError, Table};
 use crate::metrics;
@@ -126,6 +128,8 @@ struct Parts {
     chats: Arc<Chats>,
     apps: Arc<ArcSwap<Vec<DingTalkApp>>>,
     corps: Arc<ArcSwap<HashMap<String, String>>>,
+    keep: Arc<ArcSwap<Keep>>,
+    retention: Arc<(Retention, Retention)>,
     tls: DoorTls,
     fixed: Fixed,
 }
@@ -377,6 +381,8 @@ impl Parts {
             chats: stored.chats,
             apps: Arc::new(ArcSwap::from_pointee(apps)),
             corps,
+            keep: Arc::new(ArcSwap::from_pointee(config.keep)),
+            retention: Arc::default(),
             tls,
             fixed,
         }
@@ -520,6 +526,7 @@ impl Parts {
             if second.is_multiple_of(30) {
                 self.tokens.renew().await;
                 self.forget().await;
+                self.purge().await;
             }
         }
     }
@@ -551,6 +558,31 @@ impl Parts {
             if count > 0 && self.journal.commit(batch).await.is_err() {
                 tracing::warn!("old keys could not be removed");
             }
+        }
+    }
+
+    async fn purge(&self) {
+        let (keep, wall_ms) = (**self.keep.load(), self.clock.wall_ms());
+        let (events, messages) = &*self.retention;
+        let queue = &self.inbox.queue;
+        let events = events.step(&self.journal, queue, keep, wall_ms, |state: &Forwarding| {
+            Some(retention::Ended {
+                at_ms: state.finished_ms?,
+                dead: state.label() == "dead",
+            })
+        });
+        let queue = &self.outbox.queue;
+        let messages = messages.step(&self.journal, queue, keep, wall_ms, |live: &Live| {
+            let at_ms = live.progress.finished_ms?;
+            let dead = matches!(
+                live.progress.state,
+                State::Dead | State::Unknown | State::Expired
+            );
+            Some(retention::Ended { at_ms, dead })
+        });
+        let (events, messages) = tokio::join!(events, messages);
+        if events + messages > 0 {
+            tracing::debug!(events, messages, "old entries were removed");
         }
     }
 
@@ -654,6 +686,7 @@ impl Parts {
         self.corps.store(Arc::new(corps(&apps)));
         self.tokens.reload(&apps);
         self.apps.store(Arc::new(apps));
+        self.keep.store(Arc::new(config.keep));
         self.egress.reload(config.egress);
         self.inbox.settings.store(Arc::new(config.inbound));
         self.outbox.settings.store(Arc::new(config.outbound));

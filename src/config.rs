@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::http::listen::Limits;
 use crate::http::tls::Files;
+use crate::journal::retention::Keep;
 use crate::{egress, inbound, outbound};
 use read::{Fault, Faults, Section, Sources};
 
@@ -29,6 +30,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// The whitelisted addresses, to be shown.
     pub addresses: Vec<String>,
+    /// How long what has ended stays.
+    pub keep: Keep,
     /// How calls leave.
     pub egress: egress::Settings,
     /// To connect to anything, in milliseconds.

@@ -38,6 +38,7 @@
 pub mod aged;
 mod engine;
 pub mod queue;
+pub mod retention;
 pub mod room;
 mod writer;
 

@@ -86,6 +86,7 @@ impl Dead {
 
     /// Takes a dead letter up again under its old id.
     pub async fn replay(&self, id: &str) -> Result<Value, Problem> {
+        let _alone = (self.outbox.upkeep().await, self.inbox.upkeep().await);
         let wall_ms = self.clock.wall_ms();
         let mut batch = Batch::default();
         match self.find(id).await? {
@@ -117,6 +118,7 @@ impl Dead {
 
     /// Removes a dead letter for good.
     pub async fn purge(&self, id: &str) -> Result<Value, Problem> {
+        let _alone = (self.outbox.upkeep().await, self.inbox.upkeep().await);
         let mut batch = Batch::default();
         match self.find(id).await? {
             Found::Message(seq, ..) => self.outbox.purge(&mut batch, seq),

@@ -21,6 +21,7 @@ use crate::http::listen::Limits;
 use crate::http::tls::Files;
 use crate::http::transport::Origin;
 use crate::inbound::{self, Upstream};
+use crate::journal::retention::Keep;
 use crate::outbound::{self, Client, Robot};
 
 /// The whole file.
@@ -54,6 +55,7 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
     let robots = robots(root);
     let outbound = outbound(root, clients, &apps, robots, per_minute);
     let inbound = inbound(root, apps);
+    let keep = keep(root);
     let log = log(root);
     Some(Config {
         state_dir: PathBuf::from(state_dir?),
@@ -62,6 +64,7 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
         api: api?,
         admin: admin_listen?,
         addresses,
+        keep,
         egress: egress?,
         connect_timeout_ms,
         inbound,
@@ -473,6 +476,16 @@ fn upstreams(root: &Section<'_>, apps: &HashMap<String, inbound::App>) -> Vec<Up
         }
     }
     upstreams
+}
+
+fn keep(root: &Section<'_>) -> Keep {
+    let section = root.section("journal");
+    let keep = Keep {
+        finished_ms: section.seconds_ms("keep_finished_s", 7 * 86_400_000),
+        dead_ms: section.seconds_ms("keep_dead_s", 30 * 86_400_000),
+    };
+    section.finish();
+    keep
 }
 
 fn log(root: &Section<'_>) -> Log {

@@ -73,6 +73,7 @@ pub struct Queue<S> {
     next_seq: AtomicU64,
     worker: mpsc::UnboundedSender<Appended<S>>,
     counts: Mutex<Counts>,
+    upkeep: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -126,6 +127,7 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
             next_seq: AtomicU64::new(next),
             worker,
             counts: Mutex::new(Counts::default()),
+            upkeep: tokio::sync::Mutex::new(()),
         };
         Ok((queue, entries))
     }
@@ -198,13 +200,19 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
         counts.bytes = counts.bytes.saturating_sub(tag.bytes);
     }
 
+    /// Held by whoever replays or purges finished entries, from looking until it is durable: so that
+    /// nothing is removed that was just taken up again.
+    pub async fn upkeep(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.upkeep.lock().await
+    }
+
     /// Takes a finished entry up again. When that is durable, call [`Self::appended`].
     pub fn reopen(&self, batch: &mut Batch, seq: u64, state: &S) {
         batch.delete(self.place.done, seq.to_be_bytes());
         batch.put(self.place.live, seq.to_be_bytes(), record::encode(state));
     }
 
-    /// Removes a finished entry for good.
+    /// Removes a finished entry for good. Only for entries that are surely finished.
     pub fn purge(&self, batch: &mut Batch, seq: u64) {
         batch.delete(self.place.done, seq.to_be_bytes());
         batch.delete(self.place.payload, seq.to_be_bytes());

@@ -1,0 +1,98 @@
+//! What has ended is removed when its time is over, a few entries at a time, so that the disk stays
+//! within bounds and no commit is held up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::queue::{Queue, seq_of};
+use super::{Batch, Journal, Order};
+use crate::delivery::record;
+
+/// Entries looked at in one step.
+const STEP_MAX: usize = 2_000;
+
+/// How long what has ended stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// What ended well, in milliseconds.
+    pub finished_ms: u64,
+    /// Dead letters, in milliseconds.
+    pub dead_ms: u64,
+}
+
+/// How an entry ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Wall time in milliseconds.
+    pub at_ms: u64,
+    /// Whether it is a dead letter.
+    pub dead: bool,
+}
+
+/// Walks through what has ended, again and again.
+#[derive(Debug, Default)]
+pub struct Retention {
+    next: AtomicU64,
+}
+
+impl Retention {
+    /// Looks at the next entries and removes those whose time is over. Returns how many.
+    pub async fn step<S: Serialize + DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        journal: &Journal,
+        queue: &Queue<S>,
+        keep: Keep,
+        wall_ms: u64,
+        ended: fn(&S) -> Option<Ended>,
+    ) -> usize {
+        let _alone = queue.upkeep().await;
+        let (place, from) = (queue.place(), self.next.load(Ordering::Relaxed));
+        let over = move |state: &S| {
+            ended(state).is_some_and(|ended| {
+                let keep_ms = if ended.dead {
+                    keep.dead_ms
+                } else {
+                    keep.finished_ms
+                };
+                ended.at_ms.saturating_add(keep_ms) < wall_ms
+            })
+        };
+        let looked = journal.read(move |view| {
+            let (mut old, mut looked_at, mut last) = (vec![], 0, None);
+            view.walk(
+                place.done,
+                &from.to_be_bytes(),
+                &[],
+                Order::Ascending,
+                &mut |key, value| {
+                    looked_at += 1;
+                    last = Some(seq_of(key));
+                    if record::decode(value).is_ok_and(|state| over(&state)) {
+                        old.push(seq_of(key));
+                    }
+                    looked_at < STEP_MAX
+                },
+            )?;
+            // At the end of the table: start over.
+            Ok((
+                old,
+                last.filter(|_| looked_at == STEP_MAX)
+                    .map_or(0, |last| last + 1),
+            ))
+        });
+        let Ok((old, next)) = looked.await else {
+            return 0;
+        };
+        self.next.store(next, Ordering::Relaxed);
+        let mut batch = Batch::default();
+        for seq in &old {
+            queue.purge(&mut batch, *seq);
+        }
+        if !batch.is_empty() && journal.commit(batch).await.is_err() {
+            tracing::warn!("old entries could not be removed");
+        }
+        old.len()
+    }
+}
