@@ -31,25 +31,10 @@ async fn sigterm_finishes_what_is_under_way_and_keeps_the_rest() {
         );
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let Stage {
-        dir,
-        settings,
-        box_,
-        platform,
-        daemon,
-        config,
-    } = stage;
-    assert_eq!(daemon.terminate().await, Some(0));
-    box_.set(Switches::default());
-    let daemon = Daemon::start(program(), dir.path(), &config).await.unwrap();
-    let stage = Stage {
-        dir,
-        settings,
-        box_,
-        platform,
-        daemon,
-        config,
-    };
+    let stage = stage
+        .again(async |daemon, _| assert_eq!(daemon.terminate().await, Some(0)))
+        .await;
+    stage.box_.set(Switches::default());
     for id in &ids {
         stage.reaches(id, "sent").await;
     }

@@ -64,24 +64,16 @@ impl Stage {
 
     /// SIGKILL and start again.
     pub async fn crash(self) -> Self {
-        let Self {
-            dir,
-            settings,
-            box_,
-            platform,
-            daemon,
-            config,
-        } = self;
-        daemon.kill().await;
-        let daemon = Daemon::start(program(), dir.path(), &config).await.unwrap();
-        Self {
-            dir,
-            settings,
-            box_,
-            platform,
-            daemon,
-            config,
-        }
+        self.again(async |daemon, _| daemon.kill().await).await
+    }
+
+    /// Ends the daemon as `end` does and starts it again.
+    pub async fn again(self, end: impl AsyncFnOnce(Daemon, &Path)) -> Self {
+        end(self.daemon, self.dir.path()).await;
+        let daemon = Daemon::start(program(), self.dir.path(), &self.config)
+            .await
+            .unwrap();
+        Self { daemon, ..self }
     }
 
     /// The end of every test: the books balance, DingTalk had nothing to object to, exit code 0.

@@ -62,32 +62,17 @@ async fn a_token_survives_a_restart_sealed_and_a_damaged_cache_costs_one_fetch()
     let stage = stage.crash().await;
     send(&stage).await;
     assert_eq!(stage.box_.token_fetches(), 1, "it was kept");
-    let Stage {
-        dir,
-        settings,
-        box_,
-        platform,
-        daemon,
-        config,
-    } = stage;
-    assert_eq!(daemon.terminate().await, Some(0));
-    for file in std::fs::read_dir(&cache).unwrap() {
-        let path = file.unwrap().path();
-        if path.is_file() {
-            std::fs::write(&path, b"garbage").unwrap();
-        }
-    }
-    let daemon = dingd::sim::daemon::Daemon::start(crate::support::program(), dir.path(), &config)
-        .await
-        .unwrap();
-    let stage = Stage {
-        dir,
-        settings,
-        box_,
-        platform,
-        daemon,
-        config,
-    };
+    let stage = stage
+        .again(async |daemon, _| {
+            assert_eq!(daemon.terminate().await, Some(0));
+            for file in std::fs::read_dir(&cache).unwrap() {
+                let path = file.unwrap().path();
+                if path.is_file() {
+                    std::fs::write(&path, b"garbage").unwrap();
+                }
+            }
+        })
+        .await;
     send(&stage).await;
     assert_eq!(stage.box_.token_fetches(), 2);
     stage.close().await;

@@ -453,30 +453,11 @@ async fn platform_down(stage: &Stage, timeline: &mut Timeline) -> Result<(), Str
 async fn kill(stage: Stage, timeline: &mut Timeline) -> Result<Stage, String> {
     timeline.scene("kill -9, in the middle of the storm");
     let before = stage.storm_delivered().len();
-    let Stage {
-        program,
-        dir,
-        box_,
-        platform,
-        daemon,
-        config,
-        chat,
-        clock,
-    } = stage;
-    daemon.kill().await;
-    let started_ms = clock.mono_ms();
-    let daemon = Daemon::start(&program, &dir, &config).await?;
-    let took = clock.mono_ms() - started_ms;
-    let stage = Stage {
-        program,
-        dir,
-        box_,
-        platform,
-        daemon,
-        config,
-        chat,
-        clock,
-    };
+    stage.daemon.kill().await;
+    let started_ms = stage.clock.mono_ms();
+    let daemon = Daemon::start(&stage.program, &stage.dir, &stage.config).await?;
+    let took = stage.clock.mono_ms() - started_ms;
+    let stage = Stage { daemon, ..stage };
     let waiting = stage.daemon.status().await?["queued"]["outbound"].to_string();
     timeline.promise(
         "it is ready again within a second and goes on where it stopped",
@@ -536,36 +517,18 @@ async fn settle(stage: &Stage, timeline: &mut Timeline, ids: &[String]) {
 
 async fn stop(stage: Stage, timeline: &mut Timeline) -> Result<Stage, String> {
     timeline.scene("SIGTERM");
-    let Stage {
-        program,
-        dir,
-        box_,
-        platform,
-        daemon,
-        config,
-        chat,
-        clock,
-    } = stage;
-    let started_ms = clock.mono_ms();
-    let code = daemon.terminate().await;
+    let started_ms = stage.clock.mono_ms();
+    let code = stage.daemon.terminate().await;
+    let took_ms = stage.clock.mono_ms() - started_ms;
     timeline.promise(
         "it finishes what is under way and exits with 0",
         &format!(
-            "exit code {code:?} after {} ms",
-            clock.mono_ms() - started_ms
+            "exit code {} after {took_ms} ms",
+            code.map_or("none".to_owned(), |c| c.to_string())
         ),
         code == Some(0),
     );
     // For `--keep` there must be one to keep.
-    let daemon = Daemon::start(&program, &dir, &config).await?;
-    Ok(Stage {
-        program,
-        dir,
-        box_,
-        platform,
-        daemon,
-        config,
-        chat,
-        clock,
-    })
+    let daemon = Daemon::start(&stage.program, &stage.dir, &stage.config).await?;
+    Ok(Stage { daemon, ..stage })
 }
