@@ -57,6 +57,7 @@ pub struct Egress {
     health: Health,
     limits: Mutex<Limits>,
     charges: charge::Charges,
+    cleared: tokio::sync::Notify,
 }
 
 /// Permission for one call under every limit that covers it. It must be given back to
@@ -94,6 +95,7 @@ impl Egress {
             health,
             limits,
             charges: charge::Charges::default(),
+            cleared: tokio::sync::Notify::new(),
         }
     }
 
@@ -105,6 +107,7 @@ impl Egress {
             // A reload usually follows a cure: whoever was blocked may try at once.
             limits.clear_pauses(&[Kind::App, Kind::AppApi, Kind::Organisation]);
         }
+        self.cleared.notify_one();
         self.settings.store(Arc::new(settings));
     }
 
@@ -117,16 +120,6 @@ impl Egress {
             egress: self.clone(),
             open: true,
         })
-    }
-
-    /// Waits until a call is allowed.
-    pub async fn acquire(self: &Arc<Self>, keys: &[Key], critical: bool) -> Permit {
-        loop {
-            match self.try_acquire(keys, critical) {
-                Ok(permit) => return permit,
-                Err(full) => self.clock.sleep_until(full.until_ms).await,
-            }
-        }
     }
 
     /// How many calls `key` allows now: how many of those who wait for it should try.
@@ -222,6 +215,11 @@ impl Egress {
             }
         }
         self.transport.sweep();
+    }
+
+    /// Returns when pauses were cleared: those who wait should try.
+    pub async fn cleared(&self) {
+        self.cleared.notified().await;
     }
 
     /// What calls cost, on disk.

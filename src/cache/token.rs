@@ -113,6 +113,13 @@ impl Tokens {
         self.apps.store(Arc::new(next.collect()));
     }
 
+    /// The app's token, if it is at hand.
+    pub fn held(&self, app: &str) -> Option<Secret> {
+        let app = self.apps.load().get(app).cloned()?;
+        app.valid(self.egress.clock().wall_ms())
+            .map(|token| token.value)
+    }
+
     /// The app's token; fetches it if there is none. The error is the verdict for whatever needed it.
     pub async fn get(&self, app: &str) -> Result<Secret, Verdict> {
         let Some(app) = self.apps.load().get(app).cloned() else {
@@ -229,10 +236,19 @@ impl Tokens {
             token: None,
             body: Bytes::from(serde_json::to_vec(&body).unwrap_or_default()),
         };
-        let permit = self
-            .egress
-            .acquire(&app_keys(&app.app.name, Api::Token, None), true)
-            .await;
+        // Whoever needs the token comes back; waiting here for a limit could take minutes.
+        let keys = app_keys(&app.app.name, Api::Token, None);
+        let permit = self.egress.try_acquire(&keys, true).map_err(|full| {
+            Verdict::Retry(Reason::new(
+                "token_waits",
+                format!(
+                    "the access token cannot be fetched yet: {} is held back",
+                    full.key.kind.label()
+                ),
+                "查看 /ready 中的暂停原因；结束后自动继续。",
+                "See /ready for what is paused; it goes on by itself.",
+            ))
+        })?;
         let judged = self.egress.call(request).await;
         self.egress.settle(permit, &judged.verdict);
         let fetched = match &judged.verdict {

@@ -109,10 +109,10 @@ impl Titles {
             open_conversation_id: id.as_str(),
             cool_app_code,
         };
-        let permit = self
-            .egress
-            .acquire(&app_keys(&app.name, Api::SceneGroup, None), false)
-            .await;
+        let keys = app_keys(&app.name, Api::SceneGroup, None);
+        let Ok(permit) = self.egress.try_acquire(&keys, false) else {
+            return false;
+        };
         // The name was this at the latest when the question left.
         let asked_ms = self.egress.clock().wall_ms();
         let judged = self

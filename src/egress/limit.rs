@@ -296,6 +296,11 @@ impl Limits {
         let pause_ms = match wait {
             Wait::Fixed(ms) => ms,
             Wait::NextMinute => 60_000 - wall_ms % 60_000,
+            // Others that were in flight say the same: that is no new offence.
+            Wait::Growing(first_ms) if now_ms < gate.paused_until_ms => gate
+                .last_pause_ms
+                .max(first_ms)
+                .min(gate.paused_until_ms - now_ms),
             // Paused again soon after the last pause: twice as long.
             Wait::Growing(first_ms) => {
                 let again = gate.last_pause_ms > 0
@@ -307,7 +312,9 @@ impl Limits {
                 }
             }
         };
-        gate.last_pause_ms = pause_ms;
+        if now_ms >= gate.paused_until_ms {
+            gate.last_pause_ms = pause_ms;
+        }
         gate.paused_until_ms = gate.paused_until_ms.max(now_ms + pause_ms);
         gate.paused_until_ms
     }
@@ -521,6 +528,24 @@ mod tests {
         assert_eq!(spans, [60_000, 120_000, 240_000]);
         let later = limits.pause(ROBOT, Wait::Growing(60_000), now_ms + 900_000, 0);
         assert_eq!(later, now_ms + 960_000, "a long quiet time starts over");
+    }
+
+    #[test]
+    fn many_answers_of_one_moment_pause_once() {
+        let mut limits = limits(20, 0);
+        for _ in 0..10 {
+            limits.pause(ROBOT, Wait::Growing(1_000), NOW_MS, 0);
+        }
+        assert_eq!(
+            call(&mut limits, true, NOW_MS).unwrap_err().until_ms,
+            NOW_MS + 1_000
+        );
+        let again = limits.pause(ROBOT, Wait::Growing(1_000), NOW_MS + 1_000, 0);
+        assert_eq!(
+            again,
+            NOW_MS + 3_000,
+            "but again right after it, and it grows"
+        );
     }
 
     #[test]

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::request::Asked;
+use super::send::not_linked;
 use super::settle::Outcomes;
 use super::{Live, Route, Settings, To};
 use crate::clock::Clock;
 use crate::delivery::id::{MessageId, digest, short_digest};
 use crate::delivery::state::{Call, CallOutcome, Priority, Progress, RecipientOutcome, State};
-use crate::delivery::verdict::Reason;
 use crate::delivery::{random, record};
 use crate::dingtalk::message::USERS_PER_CALL;
 use crate::drain::Drain;
@@ -51,11 +51,11 @@ pub struct Outbox {
 
 /// Locks for idempotency keys.
 #[derive(Debug)]
-pub struct Stripes(Vec<Mutex<()>>);
+pub struct Stripes(Vec<Arc<Mutex<()>>>);
 
 impl Default for Stripes {
     fn default() -> Self {
-        Self((0..STRIPES).map(|_| Mutex::new(())).collect())
+        Self((0..STRIPES).map(|_| Arc::default()).collect())
     }
 }
 
@@ -90,12 +90,12 @@ pub enum Answered {
 
 impl Outbox {
     /// Looks up an idempotency key, and holds it until the returned guard is dropped.
-    pub async fn once<'a>(
-        &'a self,
+    pub async fn once(
+        &self,
         client: &str,
         key: Option<&str>,
         body: &[u8],
-    ) -> Result<Once<'a>, Problem> {
+    ) -> Result<Once, Problem> {
         let Some(key) = key else {
             return Ok(Once::Unkeyed);
         };
@@ -106,7 +106,7 @@ impl Outbox {
         let Some(lock) = self.stripes.0.get(stripe) else {
             return Ok(Once::Unkeyed);
         };
-        let guard = lock.lock().await;
+        let guard = lock.clone().lock_owned().await;
         match self.idempotency.known(&key) {
             None => Ok(Once::First { key, body, guard }),
             Some(used) if used.body == body => Ok(Once::Replayed(used.answer)),
@@ -161,7 +161,7 @@ impl Outbox {
     }
 
     /// Stores a message; it is durable when this returns `Ok`.
-    pub async fn accept(&self, asked: Asked, once: Once<'_>) -> Result<Answered, Problem> {
+    pub async fn accept(&self, asked: Asked, once: Once) -> Result<Answered, Problem> {
         let keyed = match once {
             Once::Replayed(answer) => return Ok(Answered::Replayed(answer)),
             Once::First { key, body, guard } => Some((key, body, guard)),
@@ -301,7 +301,7 @@ impl Outbox {
 
 /// What an idempotency key says about a request.
 #[derive(Debug)]
-pub enum Once<'a> {
+pub enum Once {
     /// The request has no key.
     Unkeyed,
     /// The key is new; nobody else can use it while this is held.
@@ -311,7 +311,7 @@ pub enum Once<'a> {
         /// Of the body.
         body: Digest,
         /// Held until the message is durable.
-        guard: tokio::sync::MutexGuard<'a, ()>,
+        guard: OwnedMutexGuard<()>,
     },
     /// The same request came before.
     Replayed(Accepted),
@@ -357,13 +357,7 @@ fn nobody_linked(state: &mut Live, wall_ms: u64) {
             recipient.outcome = RecipientOutcome::NotLinked;
         }
     }
-    let reason = Reason::new(
-        "recipient_not_linked",
-        "the platform account is not linked to a DingTalk user",
-        "请本人在钉钉 → 工作台 打开一次该应用完成账号关联；或改用 to.users 指定 userid。",
-        "Have the person open the app once in DingTalk → Workplace to link the account; or address them by userid with to.users.",
-    );
-    state.progress.end(State::Dead, Some(reason), wall_ms);
+    state.progress.end(State::Dead, Some(not_linked()), wall_ms);
 }
 
 #[cfg(test)]

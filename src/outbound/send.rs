@@ -27,12 +27,14 @@ use crate::egress::charge::ChargeId;
 use crate::egress::limit::Key;
 use crate::egress::{Egress, Pause, Permit, app_keys, robot_keys};
 use crate::journal::queue::Queue;
-use crate::journal::{Batch, Journal, Table};
+use crate::journal::{Batch, Journal, ReadError, Table};
 use crate::metrics;
 use crate::secret::Secret;
 
 /// A message whose token cannot be had is tried again after this, in milliseconds.
 const NO_TOKEN_MS: u64 = 5_000;
+/// At once is still a moment later, so that a limit that is checked twice cannot spin.
+const AT_ONCE_MS: u64 = 5;
 
 /// Makes attempts. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -106,21 +108,34 @@ impl Live {
 impl Sender {
     /// Makes the next call of message `seq`, for which `permit` was given.
     pub async fn attempt(&self, seq: u64, permit: Permit, reordered: bool) -> Left {
-        let Some((message, mut live)) = self.read(seq).await else {
-            self.egress.give_back(permit);
-            return self.set_aside(seq).await;
+        let (message, mut live) = match self.read(seq).await {
+            Ok(Some(both)) => both,
+            Ok(None) => {
+                self.egress.give_back(permit);
+                return self.set_aside(seq).await;
+            }
+            Err(error) => {
+                tracing::error!(%error, "a message cannot be read now; it is tried again");
+                self.egress.give_back(permit);
+                return self.again_in(NO_TOKEN_MS);
+            }
         };
         live.progress.reordered |= reordered;
         let Some(index) = live.progress.next_call() else {
             self.egress.give_back(permit);
             return self.conclude(seq, &message, live, Batch::default());
         };
-        let token = match self.token(&live).await {
-            Ok(token) => token,
-            Err(verdict) => {
-                self.egress.give_back(permit);
-                return self.no_token(seq, &message, live, index, &verdict);
-            }
+        let token = match live.route {
+            Route::Webhook => None,
+            Route::Group | Route::People => match self.tokens.held(&live.app) {
+                Some(token) => Some(token),
+                None => {
+                    // Nobody waits for a token while holding a place in a limit: the fetch needs one
+                    // itself, and a breaker may have but one to give.
+                    self.egress.give_back(permit);
+                    return self.await_token(seq, &message, live, index).await;
+                }
+            },
         };
         let request = match self.request(&message, &live, index, token.clone()) {
             Ok(request) => request,
@@ -133,7 +148,7 @@ impl Sender {
                     charged: None,
                     retry_after_s: None,
                 };
-                return self.settle(seq, &message, live, came);
+                return self.settle(seq, &message, live, came).await;
             }
         };
         let mut batch = Batch::default();
@@ -143,18 +158,16 @@ impl Sender {
         if self.journal.commit(batch).await.is_err() {
             // The process is about to end; nothing left.
             self.egress.give_back(permit);
-            return Left::Again {
-                due_ms: self.clock.mono_ms() + NO_TOKEN_MS,
-                failed: false,
-            };
+            return self.again_in(NO_TOKEN_MS);
         }
         let judged = self.egress.call(request).await;
+        let keys = permit.keys().to_vec();
+        // The limits learn from what DingTalk said, not from what we make of it.
+        let pause = self.egress.settle(permit, &judged.verdict);
         let verdict = second_chance(judged.verdict, live.progress.failures);
         if let (Verdict::RefreshToken(_), Some(token)) = (&verdict, &token) {
             self.tokens.refused(&live.app, token);
         }
-        let keys = permit.keys().to_vec();
-        let pause = self.egress.settle(permit, &verdict);
         let retry_after_s = judged.reply.and_then(|reply| reply.retry_after_s);
         let charged = Some(Charged {
             id: charge,
@@ -166,63 +179,62 @@ impl Sender {
             charged,
             retry_after_s,
         };
-        self.settle(seq, &message, live, came)
+        self.settle(seq, &message, live, came).await
+    }
+
+    fn again_in(&self, delay_ms: u64) -> Left {
+        Left::Again {
+            due_ms: self.clock.mono_ms() + delay_ms,
+            failed: false,
+        }
     }
 
     /// Ends a message that is not under way: expired, cancelled, or parked after a restart.
     pub async fn end(&self, seq: u64, state: State, reason: Option<Reason>) -> Option<()> {
-        let (message, mut live) = self.read(seq).await?;
+        let (message, mut live) = self.read(seq).await.ok()??;
         live.progress.end(state, reason, self.clock.wall_ms());
         self.conclude(seq, &message, live, Batch::default());
         Some(())
     }
 
-    /// Reads a live message back.
-    pub async fn read(&self, seq: u64) -> Option<(Message, Live)> {
+    /// Reads a live message back; `None` if it is damaged.
+    async fn read(&self, seq: u64) -> Result<Option<(Message, Live)>, ReadError> {
         let place = self.queue.place();
         let read = self.journal.read(move |view| {
             let key = seq.to_be_bytes();
             Ok((view.get(place.payload, &key)?, view.get(place.live, &key)?))
         });
-        let (message, live) = read.await.ok()?;
-        Some((
-            record::decode(&message?).ok()?,
-            record::decode(&live?).ok()?,
-        ))
+        let (message, live) = read.await?;
+        let message = message.and_then(|bytes| record::decode(&bytes).ok());
+        Ok(message.zip(live.and_then(|bytes| record::decode(&bytes).ok())))
     }
 
-    async fn token(&self, live: &Live) -> Result<Option<Secret>, Verdict> {
-        match live.route {
-            Route::Webhook => Ok(None),
-            Route::Group | Route::People => self.tokens.get(&live.app).await.map(Some),
-        }
-    }
-
-    fn no_token(
-        &self,
-        seq: u64,
-        message: &Message,
-        mut live: Live,
-        index: usize,
-        verdict: &Verdict,
-    ) -> Left {
+    /// Waits for the app's token, then lets the message have its turn again.
+    async fn await_token(&self, seq: u64, message: &Message, mut live: Live, index: usize) -> Left {
+        let verdict = match self.tokens.get(&live.app).await {
+            Ok(_) => return self.again_in(AT_ONCE_MS),
+            Err(verdict) => verdict,
+        };
         if let Verdict::Dead(_) = verdict {
             live.progress.depart(index);
             let came = Came {
-                verdict,
+                verdict: &verdict,
                 charged: None,
                 retry_after_s: None,
             };
-            return self.settle(seq, message, live, came);
+            return self.settle(seq, message, live, came).await;
         }
         live.progress.reason = verdict.reason().cloned();
         let mut batch = Batch::default();
         self.queue.update(&mut batch, seq, &live);
-        self.journal.submit(batch, |_| ());
-        let spread_ms = u64::from(random::number() % 1_000);
-        Left::Again {
-            due_ms: self.clock.mono_ms() + NO_TOKEN_MS + spread_ms,
-            failed: false,
+        self.durable(batch).await;
+        self.again_in(NO_TOKEN_MS + u64::from(random::number() % 1_000))
+    }
+
+    /// What the next attempt will read must be on disk before it starts.
+    async fn durable(&self, batch: Batch) {
+        if self.journal.commit(batch).await.is_err() {
+            tracing::debug!("a result could not be written; the process is about to end");
         }
     }
 
@@ -248,7 +260,9 @@ impl Sender {
                 }
                 ("/v1.0/robot/groupMessages/send".to_owned(), body)
             }
-            To::Users(_) | To::Accounts(_) => {
+            // An account's id is not a DingTalk userid; sent there it might reach a stranger.
+            To::Accounts(_) => return Err(not_linked()),
+            To::Users(_) => {
                 let template = message
                     .content
                     .for_enterprise_robot()
@@ -302,7 +316,7 @@ impl Sender {
         Ok((path, Value::Object(body)))
     }
 
-    fn settle(&self, seq: u64, message: &Message, mut live: Live, came: Came<'_>) -> Left {
+    async fn settle(&self, seq: u64, message: &Message, mut live: Live, came: Came<'_>) -> Left {
         let next = live
             .progress
             .settle(came.verdict, live.ambiguous, live.is_keyed());
@@ -324,10 +338,9 @@ impl Sender {
             self.clock.wall_ms() + delay_ms
         };
         self.queue.update(&mut batch, seq, &live);
-        self.journal.submit(batch, |_| ());
-        // At once is still a moment later, so that a limit that is checked twice cannot spin.
+        self.durable(batch).await;
         Left::Again {
-            due_ms: self.clock.mono_ms() + delay_ms.max(5),
+            due_ms: self.clock.mono_ms() + delay_ms.max(AT_ONCE_MS),
             failed: delay_ms > 0,
         }
     }
@@ -338,19 +351,25 @@ impl Sender {
         live.progress.due_ms = 0;
         self.queue.finish(&mut batch, seq, &live);
         let ended = self.outcomes.append(&mut batch, message, &live);
+        let state = live.progress.state;
+        if matches!(state, State::Dead | State::Unknown | State::Expired) {
+            let reason = live.progress.reason.as_ref();
+            let (code, detail) =
+                reason.map_or(("none", ""), |r| (r.code.as_ref(), r.detail.as_str()));
+            tracing::warn!(id = %live.id, state = state.label(), reason = code, detail, "a message was not delivered");
+        }
         let (queue, outcomes) = (self.queue.clone(), self.outcomes.clone());
         self.journal.submit(batch, move |result| {
             if result.is_ok() {
                 queue.finished(seq, live.tag());
                 outcomes.appended(ended);
-                let reason = live.progress.reason.as_ref().map_or("none", |r| r.code.as_ref());
+                let reason = live
+                    .progress
+                    .reason
+                    .as_ref()
+                    .map_or("none", |r| r.code.as_ref());
                 let latency_ms = wall_ms.saturating_sub(live.accepted_ms);
-                let state = live.progress.state.label();
-                metrics::finished("outbound", live.priority, state, reason, latency_ms);
-                if matches!(live.progress.state, State::Dead | State::Unknown | State::Expired) {
-                    let detail = live.progress.reason.as_ref().map_or("", |r| r.detail.as_str());
-                    tracing::warn!(id = %live.id, state, reason, detail, "a message was not delivered");
-                }
+                metrics::finished("outbound", live.priority, state.label(), reason, latency_ms);
             }
         });
         Left::Finished
@@ -371,12 +390,30 @@ impl Sender {
         name.push(0);
         name.extend_from_slice(&seq.to_be_bytes());
         let mut batch = Batch::default();
-        batch.put(Table::Quarantine, name, live.unwrap_or_default());
+        batch.put(Table::Quarantine, name, live.clone().unwrap_or_default());
         batch.delete(place.live, seq.to_be_bytes());
         batch.add(place.quarantined, 1);
-        self.journal.submit(batch, |_| ());
+        let tag = live
+            .and_then(|bytes| record::decode::<Live>(&bytes).ok())
+            .map(|live| live.tag());
+        let queue = self.queue.clone();
+        self.journal.submit(batch, move |result| {
+            if let (Ok(()), Some(tag)) = (result, tag) {
+                queue.finished(seq, tag);
+            }
+        });
         Left::Finished
     }
+}
+
+/// Why nobody got a message to accounts, until account linking exists.
+pub fn not_linked() -> Reason {
+    Reason::new(
+        "recipient_not_linked",
+        "the platform account is not linked to a DingTalk user",
+        "请本人在钉钉 → 工作台 打开一次该应用完成账号关联；或改用 to.users 指定 userid。",
+        "Have the person open the app once in DingTalk → Workplace to link the account; or address them by userid with to.users.",
+    )
 }
 
 /// A refused signature may have been stale when it arrived: signed anew, it gets one more try
