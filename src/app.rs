@@ -520,6 +520,7 @@ impl Parts {
             notify(&[sd_notify::NotifyState::Watchdog]);
             self.check_room();
             if second.is_multiple_of(5) {
+                metrics::upkeep(&metrics::install());
                 self.egress.sweep();
                 self.renew_certificates();
             }

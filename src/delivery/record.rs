@@ -33,11 +33,20 @@ pub enum Damaged {
 /// Frames `body` for the disk.
 pub fn frame(body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD_BYTES + body.len());
-    out.push(VERSION);
-    out.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend_from_slice(&checksum(VERSION, body).to_be_bytes());
+    out.extend_from_slice(&[0; HEAD_BYTES]);
     out.extend_from_slice(body);
+    fill_head(&mut out);
     out
+}
+
+/// Writes the head of a record whose body is complete.
+fn fill_head(record: &mut [u8]) {
+    let Some((head, body)) = record.split_first_chunk_mut::<HEAD_BYTES>() else {
+        return;
+    };
+    let [l0, l1, l2, l3] = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let [c0, c1, c2, c3] = checksum(VERSION, body).to_be_bytes();
+    *head = [VERSION, l0, l1, l2, l3, c0, c1, c2, c3];
 }
 
 /// The body of a framed record.
@@ -68,7 +77,16 @@ fn checksum(version: u8, body: &[u8]) -> u32 {
 
 /// Frames a value as JSON.
 pub fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    frame(&serde_json::to_vec(value).expect("records have string keys and cannot fail"))
+    encode_about(value, 247)
+}
+
+/// As [`encode`], with room for about `bytes` from the start.
+pub fn encode_about<T: serde::Serialize>(value: &T, bytes: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEAD_BYTES + bytes);
+    out.extend_from_slice(&[0; HEAD_BYTES]);
+    serde_json::to_writer(&mut out, value).expect("records have string keys and cannot fail");
+    fill_head(&mut out);
+    out
 }
 
 /// Reads what [`encode`] wrote.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, SetOnce};
 
 use super::verify::Verified;
 use super::{Settings, apply};
@@ -16,7 +16,7 @@ use crate::delivery::event::{self, Event, Forwarding, Stored};
 use crate::delivery::id::{event_id, short_digest};
 use crate::delivery::record;
 use crate::dingtalk::event::Detail;
-use crate::directory::chats::Chats;
+use crate::directory::chats::{Change, Chats};
 use crate::journal::aged::{Aged, Digest};
 use crate::journal::queue::Queue;
 use crate::journal::{Batch, CommitError, Journal};
@@ -44,18 +44,11 @@ pub struct Inbox {
 
 /// Callbacks that are being stored, by their keys.
 #[derive(Debug, Default)]
-pub struct Pending(Mutex<HashMap<Digest, watch::Receiver<Outcome>>>);
+pub struct Pending(Mutex<HashMap<Digest, Storing>>);
 
-/// How the storing of a callback stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Under way.
-    Waiting,
-    /// Durable.
-    Stored,
-    /// Not stored; DingTalk must send it again.
-    Failed,
-}
+/// A callback that is being stored: `true` once it is durable, `false` if DingTalk must send it again.
+/// Who waits has a deadline.
+type Storing = Arc<SetOnce<bool>>;
 
 /// What became of a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +70,10 @@ impl Inbox {
             return Some(Accepted::Duplicate);
         }
         let waiting = self.pending.lock().get(key).cloned()?;
-        Some(match settled(waiting).await {
-            Outcome::Stored => Accepted::Duplicate,
-            Outcome::Waiting | Outcome::Failed => Accepted::NotStored,
+        Some(if *waiting.wait().await {
+            Accepted::Duplicate
+        } else {
+            Accepted::NotStored
         })
     }
 
@@ -94,9 +88,10 @@ impl Inbox {
             Ok(waiting) => waiting,
             Err(key) => return self.seen(&key).await.unwrap_or(Accepted::NotStored),
         };
-        match settled(waiting).await {
-            Outcome::Stored => Accepted::New,
-            Outcome::Waiting | Outcome::Failed => Accepted::NotStored,
+        if *waiting.wait().await {
+            Accepted::New
+        } else {
+            Accepted::NotStored
         }
     }
 
@@ -106,21 +101,21 @@ impl Inbox {
         app: &super::App,
         verified: &Verified,
         keys: [Digest; 2],
-    ) -> Result<watch::Receiver<Outcome>, Digest> {
+    ) -> Result<Storing, Digest> {
         let mut pending = self.pending.lock();
         for key in keys {
             if pending.contains_key(&key) || self.dedup.known(&key).is_some() {
                 return Err(key);
             }
         }
-        let (tell, told) = watch::channel(Outcome::Waiting);
+        let storing = Storing::default();
         for key in keys {
-            pending.insert(key, told.clone());
+            pending.insert(key, storing.clone());
         }
         drop(pending);
         let job = Job::new(self, app, verified, keys);
-        job.submit(self, tell);
-        Ok(told)
+        job.submit(self, storing.clone());
+        Ok(storing)
     }
 }
 
@@ -160,7 +155,7 @@ impl Job {
             accepted_ms: wall_ms,
             body,
         };
-        let payload = record::encode(&stored);
+        let payload = record::encode_about(&stored, stored.body.get().len() + 256);
         let nobody = targets.is_empty();
         let state = Forwarding {
             app: app.name.clone(),
@@ -176,9 +171,9 @@ impl Job {
         let seq = inbox.queue.reserve();
         let mut batch = Batch::default();
         if nobody {
-            inbox.queue.append_done(&mut batch, seq, &payload, &state);
+            inbox.queue.append_done(&mut batch, seq, payload, &state);
         } else {
-            inbox.queue.append(&mut batch, seq, &payload, &state);
+            inbox.queue.append(&mut batch, seq, payload, &state);
         }
         for key in &keys {
             inbox.dedup.note(&mut batch, key, &(), wall_ms);
@@ -194,7 +189,7 @@ impl Job {
         }
     }
 
-    fn submit(self, inbox: &Inbox, tell: watch::Sender<Outcome>) {
+    fn submit(self, inbox: &Inbox, storing: Storing) {
         let Self {
             mut batch,
             seq,
@@ -206,6 +201,7 @@ impl Job {
         } = self;
         let (queue, dedup) = (inbox.queue.clone(), inbox.dedup.clone());
         let (pending, titles) = (inbox.pending.clone(), inbox.titles.clone());
+        let may_be_nameless = matches!(meaning.change, Some(Change::Installed(_)));
         let then = move |result: Result<(), CommitError>| {
             if result.is_ok() {
                 for key in keys {
@@ -214,18 +210,18 @@ impl Job {
                 if state.finished_ms.is_none() {
                     queue.appended(seq, state.tag(), state);
                 }
-                titles.notify_one();
+                if may_be_nameless {
+                    titles.notify_one();
+                }
             }
             let mut pending = pending.lock();
             for key in &keys {
                 pending.remove(key);
             }
             drop(pending);
-            tell.send_replace(if result.is_ok() {
-                Outcome::Stored
-            } else {
-                Outcome::Failed
-            });
+            if storing.set(result.is_ok()).is_err() {
+                tracing::error!("a callback was stored twice");
+            }
         };
         let journal = &inbox.journal;
         match (&meaning.chat, &meaning.change) {
@@ -240,13 +236,7 @@ impl Job {
 }
 
 impl Pending {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, watch::Receiver<Outcome>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Storing>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-async fn settled(mut told: watch::Receiver<Outcome>) -> Outcome {
-    told.wait_for(|outcome| *outcome != Outcome::Waiting)
-        .await
-        .map_or(Outcome::Failed, |outcome| *outcome)
 }

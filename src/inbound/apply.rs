@@ -41,9 +41,8 @@ struct Data<'a> {
 
 /// Reads the meaning of an event; `text` is its decrypted text.
 pub fn meaning(event: &Event, text: &str) -> Meaning {
-    let raw = RawValue::from_string(text.to_owned()).ok();
     let plain = Data {
-        raw: raw.as_deref(),
+        raw: serde_json::from_str(text).ok(),
         ..Data::default()
     };
     let (kind, chat, data, change) = match &event.detail {

@@ -75,7 +75,11 @@ impl<V: Clone + Serialize + DeserializeOwned> Aged<V> {
 
     /// Adds the key to `batch`; when that is durable, call [`Self::remember`].
     pub fn note(&self, batch: &mut Batch, key: &Digest, value: &V, wall_ms: u64) {
-        batch.put(self.table, disk_key(wall_ms, key), record::encode(value));
+        batch.put(
+            self.table,
+            disk_key(wall_ms, key),
+            record::encode_about(value, 8),
+        );
     }
 
     /// The key counts from now on.

@@ -201,10 +201,10 @@ impl Outbox {
         if let To::Accounts(_) = message.to {
             // Nobody is linked until account linking exists: it ends here, with the cure.
             nobody_linked(&mut state, wall_ms);
-            self.queue.append_done(&mut batch, seq, &payload, &state);
+            self.queue.append_done(&mut batch, seq, payload, &state);
             ended = Some(self.outcomes.append(&mut batch, &message, &state));
         } else {
-            self.queue.append(&mut batch, seq, &payload, &state);
+            self.queue.append(&mut batch, seq, payload, &state);
         }
         let answer = self.answer(&state);
         if let Some((key, body, _)) = &keyed {

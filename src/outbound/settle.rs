@@ -75,7 +75,7 @@ impl Outcomes {
             generation: 0,
         };
         let seq = self.inbox.reserve();
-        self.inbox.append(batch, seq, &payload, &state);
+        self.inbox.append(batch, seq, payload, &state);
         Ended { seq, state }
     }
 
