@@ -447,7 +447,12 @@ impl Parts {
             recorder: metrics::install(),
             books,
         };
-        let callbacks_handler = inbound::receive::Door { inbox, drain, room };
+        let callbacks_handler = inbound::receive::Door {
+            inbox,
+            drain,
+            room,
+            complained_ms: Arc::default(),
+        };
         Ok(vec![
             (callbacks, Handler::Callbacks(callbacks_handler)),
             (api_door, Handler::Api(api)),
@@ -498,6 +503,7 @@ impl Parts {
             health: self.health.clone(),
         };
         tasks.spawn(titles.run(self.apps.clone(), drain.clone()));
+        tasks.spawn(self.clone().renewals(drain.clone()));
         tasks.spawn(self.clone().housekeeping(drain.clone()));
     }
 
@@ -525,7 +531,6 @@ impl Parts {
                 self.renew_certificates();
             }
             if second.is_multiple_of(30) {
-                self.tokens.renew().await;
                 self.forget().await;
                 self.purge().await;
             }
@@ -550,19 +555,44 @@ impl Parts {
         }
     }
 
+    /// Renews tokens early. A task of its own: it waits for DingTalk, and the watchdog must not.
+    async fn renewals(self, drain: Drain) {
+        while !drain.is_stopping() {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(30)) => self.tokens.renew().await,
+                () = drain.stopping() => return,
+            }
+        }
+    }
+
     async fn forget(&self) {
         let wall_ms = self.clock.wall_ms();
-        for (count, batch) in [
-            self.inbox.dedup.forget(wall_ms),
-            self.outbox.idempotency.forget(wall_ms),
-        ] {
-            if count > 0 && self.journal.commit(batch).await.is_err() {
-                tracing::warn!("old keys could not be removed");
+        // Until nothing is left to forget: as fast as callbacks come, their keys must go.
+        loop {
+            let (events, batch) = self.inbox.dedup.forget(wall_ms);
+            let (requests, more) = self.outbox.idempotency.forget(wall_ms);
+            if events + requests == 0 {
+                return;
+            }
+            for batch in [batch, more].into_iter().filter(|batch| !batch.is_empty()) {
+                if self.journal.commit(batch).await.is_err() {
+                    tracing::warn!("old keys could not be removed");
+                    return;
+                }
             }
         }
     }
 
     async fn purge(&self) {
+        // As long as there is something to remove, but not for ever: the next round goes on.
+        for _ in 0..100 {
+            if self.purge_step().await == 0 {
+                return;
+            }
+        }
+    }
+
+    async fn purge_step(&self) -> usize {
         let (keep, wall_ms) = (**self.keep.load(), self.clock.wall_ms());
         let (events, messages) = &*self.retention;
         let queue = &self.inbox.queue;
@@ -585,6 +615,7 @@ impl Parts {
         if events + messages > 0 {
             tracing::debug!(events, messages, "old entries were removed");
         }
+        events + messages
     }
 
     fn renew_certificates(&self) {

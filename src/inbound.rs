@@ -30,6 +30,8 @@ pub struct Settings {
     pub ack_timeout_ms: u64,
     /// Where events go.
     pub upstreams: Vec<Upstream>,
+    /// Events under way; above it callbacks are answered 503.
+    pub queue_events_max: u64,
     /// Events are given up after this, in milliseconds.
     pub lifetime_ms: u64,
 }

@@ -12,7 +12,8 @@ use crate::delivery::state::{CallOutcome, RecipientOutcome, State};
 use crate::http::problem::Problem;
 use crate::journal::queue::{Place, Queue, seq_of};
 use crate::journal::{Batch, Journal, Order, ReadError, Table, View};
-use crate::outbound::{Live, Message, show};
+use crate::outbound::send::not_linked;
+use crate::outbound::{Live, Message, To, show};
 
 /// One listing looks at this many records at the most.
 const LOOKED_AT_MAX: usize = 100_000;
@@ -90,6 +91,14 @@ impl Dead {
         let wall_ms = self.clock.wall_ms();
         let mut batch = Batch::default();
         match self.find(id).await? {
+            Found::Message(_, message, _) if matches!(message.to, To::Accounts(_)) => {
+                return Err(Problem::from_reason(
+                    409,
+                    "not_replayable",
+                    "Not replayable",
+                    &not_linked(),
+                ));
+            }
             Found::Message(seq, _, mut live) => {
                 reopen(&mut live, wall_ms);
                 self.outbox.reopen(&mut batch, seq, &live);

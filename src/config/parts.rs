@@ -216,6 +216,11 @@ fn apps(root: &Section<'_>) -> Vec<(App, Option<Keys>)> {
         if let (Some(name), Some(corp_id), Some(client_id), Some(client_secret), Some(robot_code)) =
             (name, corp_id, client_id, client_secret, robot_code)
         {
+            if apps.iter().any(|(known, _)| known.client_id == client_id) {
+                let problem =
+                    "is that of another [[apps]]: DingTalk counts them as one, so must dingd";
+                section.fault("client_id", problem, "name each app once");
+            }
             let app = App {
                 name,
                 corp_id,
@@ -268,6 +273,16 @@ fn robots(root: &Section<'_>) -> HashMap<String, Robot> {
         }
         let secret = section.optional_secret("secret");
         section.finish();
+        let same = |known: &Robot| {
+            access_token
+                .as_ref()
+                .is_some_and(|t| known.access_token.matches(t.expose()))
+        };
+        if robots.values().any(same) {
+            let problem =
+                "is that of another [[robots]]: DingTalk counts them as one, so must dingd";
+            section.fault("access_token", problem, "name each robot once");
+        }
         if let (Some(name), Some(access_token)) = (name, access_token) {
             robots.insert(
                 name.clone(),
@@ -389,6 +404,7 @@ fn inbound(root: &Section<'_>, apps: Vec<(App, Option<Keys>)>) -> inbound::Setti
     }
     let ack_timeout_ms = section.number("ack_timeout_ms", 50..=10_000, 1_000);
     let lifetime_ms = section.seconds_ms("lifetime_s", 7 * 86_400_000);
+    let queue_events_max = section.number("queue_events_max", 1..=100_000_000, 1_000_000);
     section.finish();
     let apps: HashMap<_, _> = apps
         .into_iter()
@@ -409,6 +425,7 @@ fn inbound(root: &Section<'_>, apps: Vec<(App, Option<Keys>)>) -> inbound::Setti
         freshness,
         ack_timeout_ms,
         upstreams,
+        queue_events_max,
         lifetime_ms,
     }
 }

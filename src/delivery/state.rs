@@ -405,9 +405,14 @@ impl Progress {
         self.settle(&Verdict::Unknown(reason), policy, keyed)
     }
 
-    /// Ends the message in `state`.
+    /// Ends the message in `state`; as `sent` if somebody has it already.
     pub fn end(&mut self, state: State, reason: Option<Reason>, wall_ms: u64) {
-        self.state = state;
+        // Somebody has it: that is what it is, whatever ended the rest.
+        let sent = self
+            .calls
+            .iter()
+            .any(|call| call.outcome == CallOutcome::Sent);
+        self.state = if sent { State::Sent } else { state };
         self.in_flight = None;
         if reason.is_some() {
             self.reason = reason;

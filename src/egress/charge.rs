@@ -12,8 +12,8 @@ use super::{Egress, Pause, Permit};
 use crate::delivery::record;
 use crate::journal::{Batch, Order, ReadError, Table, View};
 
-/// Charges older than this matter to no window, in milliseconds.
-const KEEP_MS: u64 = 120_000;
+/// Charges stay this much longer than the longest window, in milliseconds.
+const SLACK_MS: u64 = 60_000;
 
 /// The charges on disk.
 #[derive(Debug, Default)]
@@ -113,10 +113,11 @@ impl Egress {
             let until_ms = wall_ms + pause.until_ms.saturating_sub(self.clock.mono_ms());
             batch.put(Table::Pauses, pause.key.bytes(), record::encode(&until_ms));
         }
+        let keep_ms = self.limits().longest_ms() + SLACK_MS;
         let mut settled = self.charges.settled();
         settled.push_back((id.0, wall_ms));
         while let Some(&(old, ended_ms)) = settled.front()
-            && ended_ms + KEEP_MS < wall_ms
+            && ended_ms + keep_ms < wall_ms
         {
             settled.pop_front();
             batch.delete(Table::Charges, old.to_be_bytes());

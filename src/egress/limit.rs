@@ -172,6 +172,16 @@ impl Limits {
         self.rules = rules;
     }
 
+    /// The longest window with its margin, in milliseconds.
+    pub fn longest_ms(&self) -> u64 {
+        self.rules
+            .0
+            .values()
+            .map(|rule| rule.window_ms + rule.margin_ms)
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Takes a place in every limit of `keys`, or in none.
     pub fn acquire(&mut self, keys: &[Key], critical: bool, now_ms: u64) -> Result<(), Full> {
         for key in keys {

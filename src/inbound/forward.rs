@@ -61,7 +61,7 @@ type Item = (u64, usize);
 
 struct Work {
     forwarder: Forwarder,
-    lanes: Lanes<Lane, Item, ()>,
+    lanes: Lanes<Lane, Item, String>,
     entries: HashMap<u64, Forwarding>,
     breakers: HashMap<String, Breaker>,
     attempts: JoinSet<Attempt>,
@@ -79,6 +79,8 @@ enum Outcome {
     Failed {
         reason: Reason,
         retry_after_s: Option<u64>,
+        /// Whether it says that the upstream is in trouble, and not only this event.
+        upstream_is_down: bool,
     },
     Gone,
     /// The event cannot be read back.
@@ -107,8 +109,7 @@ impl Forwarder {
         let clock = work.forwarder.clock;
         while !drain.is_stopping() {
             work.start_attempts();
-            // Far away: nothing sleeps; something else will wake the loop.
-            let wakes_ms = work.lanes.wakes_at().unwrap_or(clock.mono_ms() + 60_000);
+            let wakes_ms = work.wakes_at(clock.mono_ms());
             tokio::select! {
                 entry = appended.recv() => {
                     let Some(entry) = entry else { break };
@@ -165,12 +166,49 @@ impl Work {
     fn start_attempts(&mut self) {
         let settings = self.forwarder.settings.load_full();
         let now_ms = self.forwarder.clock.mono_ms();
+        self.open_gates(now_ms);
         for _ in 0..STEP_MAX {
-            let Some((lane, item)) = self.lanes.next(now_ms) else {
-                return;
-            };
-            self.start(&settings, lane, item, now_ms);
+            if let Some((lane, item)) = self.lanes.next(now_ms) {
+                self.start(&settings, lane, item, now_ms);
+            } else {
+                // A place may be left because somebody who was let through needed none.
+                self.open_gates(now_ms);
+                if !self.lanes.has_ready() {
+                    return;
+                }
+            }
         }
+    }
+
+    /// Lets as many try as their upstream has places for.
+    fn open_gates(&mut self, now_ms: u64) {
+        for (upstream, breaker) in &self.breakers {
+            let places = breaker.capacity(now_ms);
+            if places > 0 && self.lanes.open(upstream, places).is_some() {
+                tracing::trace!(upstream, "more wait for this upstream");
+            }
+        }
+    }
+
+    /// When something may happen that no message tells of.
+    fn wakes_at(&self, now_ms: u64) -> u64 {
+        if self.lanes.has_ready() {
+            return now_ms;
+        }
+        let breaker = self
+            .breakers
+            .values()
+            .filter_map(|breaker| match breaker.state() {
+                State::Open { until_ms } => Some(until_ms),
+                State::Closed | State::HalfOpen => None,
+            });
+        // Far away: nothing sleeps; something else will wake the loop.
+        let far_ms = now_ms + 60_000;
+        breaker
+            .chain(self.lanes.wakes_at())
+            .min()
+            .unwrap_or(far_ms)
+            .max(now_ms + 1)
     }
 
     fn start(&mut self, settings: &Settings, lane: LaneId, item: Item, now_ms: u64) {
@@ -222,11 +260,8 @@ impl Work {
             .entry(upstream.name.clone())
             .or_insert_with(|| Breaker::new(upstream.concurrency));
         let was = breaker.state();
-        if let Err(until_ms) = breaker.acquire(now_ms) {
-            // Spread, so that a backlog is never due at one instant.
-            let spread_ms = u64::from(random::number() % 50);
-            let until_ms = until_ms.unwrap_or(now_ms).max(now_ms) + 5 + spread_ms;
-            self.lanes.put_off(lane, until_ms);
+        if breaker.acquire(now_ms).is_err() {
+            self.lanes.park(lane, upstream.name.clone());
             return;
         }
         report(&upstream.name, was, breaker.state());
@@ -315,6 +350,7 @@ impl Work {
             Outcome::Failed {
                 reason,
                 retry_after_s,
+                ..
             } => {
                 let delay =
                     PLATFORM.delay_after_ms(target.attempts, random::share(), retry_after_s);
@@ -356,8 +392,13 @@ impl Work {
         let was = breaker.state();
         match &attempt.outcome {
             Outcome::Delivered => breaker.succeeded(mono_ms),
-            Outcome::Failed { .. } => breaker.failed(mono_ms, random::share()),
-            Outcome::Gone | Outcome::Damaged => breaker.release(),
+            Outcome::Failed {
+                upstream_is_down: true,
+                ..
+            } => {
+                breaker.failed(mono_ms, random::share());
+            }
+            Outcome::Failed { .. } | Outcome::Gone | Outcome::Damaged => breaker.release(),
         }
         report(&attempt.upstream, was, breaker.state());
     }
@@ -420,7 +461,7 @@ impl Delivery {
     async fn deliver(&self, name: &str, seq: u64) -> Outcome {
         let settings = self.settings.load_full();
         let Some(upstream) = settings.upstreams.iter().find(|up| up.name == name) else {
-            return failed("the upstream was removed".to_owned(), None);
+            return failed("the upstream was removed".to_owned(), None, false);
         };
         let payload = self
             .journal
@@ -469,13 +510,18 @@ impl Delivery {
         match self.transport.call(call).await {
             Ok(reply) if (200..300).contains(&reply.status) => Outcome::Delivered,
             Ok(reply) if reply.status == 410 => Outcome::Gone,
-            Ok(reply) => failed(format!("HTTP {}", reply.status), reply.retry_after_s),
-            Err(failure) => failed(failure.detail, None),
+            Ok(reply) => {
+                // A 4xx is about this event, but for those that ask for patience.
+                let patience = matches!(reply.status, 408 | 425 | 429);
+                let down = patience || !(400..500).contains(&reply.status);
+                failed(format!("HTTP {}", reply.status), reply.retry_after_s, down)
+            }
+            Err(failure) => failed(failure.detail, None, true),
         }
     }
 }
 
-fn failed(detail: String, retry_after_s: Option<u64>) -> Outcome {
+fn failed(detail: String, retry_after_s: Option<u64>, upstream_is_down: bool) -> Outcome {
     let reason = Reason::new(
         "upstream_failed",
         detail,
@@ -485,6 +531,7 @@ fn failed(detail: String, retry_after_s: Option<u64>) -> Outcome {
     Outcome::Failed {
         reason,
         retry_after_s,
+        upstream_is_down,
     }
 }
 

@@ -4,6 +4,7 @@
 //! the reason is in `dingd_callbacks_total` and, for a genuine-looking one, in the log.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::Method;
@@ -12,6 +13,7 @@ use super::accept::{Accepted, Inbox};
 use super::{App, verify};
 use crate::delivery::random;
 use crate::dingtalk::envelope::Refused;
+use crate::dingtalk::event::Detail;
 use crate::drain::Drain;
 use crate::http::listen::Request;
 use crate::http::problem::{self, Answer, Problem};
@@ -27,6 +29,8 @@ pub struct Door {
     pub drain: Drain,
     /// Whether the disk has room for more.
     pub room: Room,
+    /// When a refusal was last logged, in monotonic milliseconds.
+    pub complained_ms: Arc<AtomicU64>,
 }
 
 impl Door {
@@ -65,14 +69,7 @@ impl Door {
         let (answer, result, reason) = match self.take(app, request).await {
             Ok(accepted) => self.reply(app, accepted),
             Err(refused) => {
-                if matches!(
-                    refused,
-                    Refused::Signature
-                        | Refused::Owner(_)
-                        | Refused::Padding
-                        | Refused::Length
-                        | Refused::Stale
-                ) {
+                if self.may_complain() {
                     tracing::warn!(app = %app.name, reason = refused.label(), error = %refused, "a callback was refused");
                 }
                 (problem::empty(403), "refused", refused.label())
@@ -82,10 +79,26 @@ impl Door {
         answer
     }
 
+    /// Anybody can send forgeries as fast as they like; the log gets one line in ten seconds, the
+    /// metrics count them all.
+    fn may_complain(&self) -> bool {
+        let now_ms = self.inbox.clock.mono_ms();
+        let last_ms = self.complained_ms.load(Ordering::Relaxed);
+        let due = now_ms.saturating_sub(last_ms) >= 10_000;
+        if due {
+            self.complained_ms.store(now_ms, Ordering::Relaxed);
+        }
+        due
+    }
+
     async fn take(&self, app: &App, request: &Request) -> Result<Accepted, Refused> {
-        let (fresh, ack_timeout_ms) = {
+        let (fresh, ack_timeout_ms, events_max) = {
             let settings = self.inbox.settings.load();
-            (settings.freshness, settings.ack_timeout_ms)
+            (
+                settings.freshness,
+                settings.ack_timeout_ms,
+                settings.queue_events_max,
+            )
         };
         let query = request.head.uri.query().unwrap_or_default();
         let signed = verify::signed(app, query, &request.body, self.inbox.clock.wall_ms(), fresh)?;
@@ -94,7 +107,9 @@ impl Door {
                 return Ok(accepted);
             }
             let verified = verify::opened(app, signed)?;
-            if self.drain.is_stopping() || !self.room.has_room() {
+            let to_store = verified.event.detail != Detail::CheckUrl;
+            let full = self.inbox.queue.messages() >= events_max;
+            if to_store && (full || self.drain.is_stopping() || !self.room.has_room()) {
                 return Ok(Accepted::NotStored);
             }
             Ok(self.inbox.accept(app, verified).await)

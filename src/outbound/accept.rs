@@ -79,15 +79,6 @@ pub struct Accepted {
     pub eta_s: f64,
 }
 
-/// What a request came to.
-#[derive(Debug)]
-pub enum Answered {
-    /// Stored now.
-    Accepted(Accepted),
-    /// Stored before under the same key: the first answer again.
-    Replayed(Accepted),
-}
-
 impl Outbox {
     /// Looks up an idempotency key, and holds it until the returned guard is dropped.
     pub async fn once(
@@ -161,9 +152,9 @@ impl Outbox {
     }
 
     /// Stores a message; it is durable when this returns `Ok`.
-    pub async fn accept(&self, asked: Asked, once: Once) -> Result<Answered, Problem> {
+    pub async fn accept(&self, asked: Asked, once: Once) -> Result<Accepted, Problem> {
         let keyed = match once {
-            Once::Replayed(answer) => return Ok(Answered::Replayed(answer)),
+            Once::Replayed(answer) => return Ok(answer),
             Once::First { key, body, guard } => Some((key, body, guard)),
             Once::Unkeyed => None,
         };
@@ -214,13 +205,12 @@ impl Outbox {
             };
             self.idempotency.note(&mut batch, key, &used, wall_ms);
         }
-        let key = keyed.as_ref().map(|(key, body, _)| (*key, *body));
         let stored = self
-            .submit(batch, seq, state, ended, key, answer.clone(), wall_ms)
+            .submit(batch, seq, state, ended, keyed, answer.clone(), wall_ms)
             .await;
         if stored {
             metrics::admission(Some(priority), "accepted", "stored");
-            Ok(Answered::Accepted(answer))
+            Ok(answer)
         } else {
             Err(
                 Problem::unavailable("store_failed", "the message could not be stored", 5).fix(
@@ -242,7 +232,7 @@ impl Outbox {
         seq: u64,
         state: Live,
         ended: Option<super::settle::Ended>,
-        key: Option<(Digest, Digest)>,
+        keyed: Option<(Digest, Digest, OwnedMutexGuard<()>)>,
         answer: Accepted,
         wall_ms: u64,
     ) -> bool {
@@ -254,7 +244,8 @@ impl Outbox {
         );
         self.journal.submit(batch, move |result| {
             if result.is_ok() {
-                if let Some((key, body)) = key {
+                // The guard goes with it: a client that hangs up and repeats waits for this commit.
+                if let Some((key, body, _guard)) = keyed {
                     idempotency.remember(key, Used { body, answer }, wall_ms);
                 }
                 match ended {

@@ -2,7 +2,7 @@
 //! in memory and leaves the rest on disk.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +22,8 @@ use crate::metrics;
 
 /// Decisions made at one go, so that the loop stays fair.
 const STEP_MAX: usize = 256;
+/// Messages that are being ended at a time: each reads and writes the disk.
+const ENDINGS_MAX: usize = 64;
 
 /// A wish of the API or the operator.
 #[derive(Debug)]
@@ -43,9 +45,11 @@ struct Work {
     limits: HashMap<u64, Arc<[Key]>>,
     /// When to let those try that wait for a limit.
     gates: BTreeSet<(u64, Key)>,
-    gated: HashSet<Key>,
+    gated: HashMap<Key, u64>,
     expiries: BinaryHeap<Reverse<(u64, u64)>>,
-    attempts: JoinSet<Option<Landing>>,
+    attempts: JoinSet<Landing>,
+    /// Messages that end without an attempt: expired, cancelled, parked.
+    endings: JoinSet<()>,
 }
 
 /// What is kept in memory of a waiting message. Times are monotonic.
@@ -55,6 +59,7 @@ struct Entry {
     flying: bool,
     reordered: bool,
     limits: Arc<[Key]>,
+    expires_ms: u64,
     /// Since when it waits for a limit; 0 = it does not.
     limited_since_ms: u64,
 }
@@ -79,26 +84,30 @@ pub async fn run(
         entries: HashMap::new(),
         limits: HashMap::new(),
         gates: BTreeSet::new(),
-        gated: HashSet::new(),
+        gated: HashMap::new(),
         expiries: BinaryHeap::new(),
         attempts: JoinSet::new(),
+        endings: JoinSet::new(),
         sender,
     };
     work.recover(recovered).await?;
-    let clock = work.sender.clock;
+    let (clock, egress) = (work.sender.clock, work.sender.egress.clone());
     while !drain.is_stopping() {
         let wakes_ms = work.step();
         tokio::select! {
             entry = appended.recv() => {
                 let Some(entry) = entry else { break };
                 work.take_in(entry.seq, &entry.state);
-                for _ in 0..STEP_MAX {
-                    let Ok(entry) = appended.try_recv() else { break };
-                    work.take_in(entry.seq, &entry.state);
-                }
+                work.take_in_more(&mut appended);
             }
             Some(ended) = work.attempts.join_next() => work.land(ended),
-            Some(command) = commands.recv() => work.obey(command),
+            Some(command) = commands.recv() => {
+                // What was accepted before the command was given must be known to it.
+                work.take_in_more(&mut appended);
+                work.obey(command);
+            }
+            Some(ended) = work.endings.join_next() => land_ending(ended),
+            () = egress.cleared() => work.open_all_gates(),
             () = clock.sleep_until(wakes_ms) => {}
             () = drain.stopping() => {}
         }
@@ -106,7 +115,16 @@ pub async fn run(
     while let Some(ended) = work.attempts.join_next().await {
         work.land(ended);
     }
+    while let Some(ended) = work.endings.join_next().await {
+        land_ending(ended);
+    }
     Ok(())
+}
+
+fn land_ending(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        std::panic::resume_unwind(error.into_panic());
+    }
 }
 
 impl Work {
@@ -164,6 +182,7 @@ impl Work {
             flying: false,
             reordered: false,
             limits,
+            expires_ms,
             limited_since_ms: 0,
         };
         self.entries.insert(seq, entry);
@@ -188,9 +207,12 @@ impl Work {
         if decided == STEP_MAX {
             return now_ms;
         }
+        // With all places for endings taken, the next one that is free wakes the loop.
+        let endable = self.endings.len() < ENDINGS_MAX;
         let expiry = self
             .expiries
             .peek()
+            .filter(|_| endable)
             .map(|Reverse((expires_ms, _))| *expires_ms);
         let gate = self.gates.first().map(|(until_ms, _)| *until_ms);
         [self.lanes.wakes_at(), expiry, gate]
@@ -213,9 +235,7 @@ impl Work {
                     entry.limited_since_ms = now_ms;
                 }
                 self.lanes.park(lane, full.key);
-                if self.gated.insert(full.key) {
-                    self.gates.insert((full.until_ms, full.key));
-                }
+                self.gate(full.key, full.until_ms);
             }
             Ok(permit) => {
                 if entry.limited_since_ms > 0 {
@@ -228,7 +248,7 @@ impl Work {
                 let sender = self.sender.clone();
                 self.attempts.spawn(async move {
                     let left = sender.attempt(seq, permit, reordered).await;
-                    Some(Landing { lane, seq, left })
+                    Landing { lane, seq, left }
                 });
             }
         }
@@ -244,17 +264,44 @@ impl Work {
             if let Some(priority) = self.lanes.open(&key, capacity) {
                 // Those that still wait are nobody else's business: come back for them.
                 let critical = priority == Priority::Critical;
-                self.gated.insert(key);
-                let free_at_ms = self.sender.egress.free_at(key, critical);
-                self.gates.insert((free_at_ms, key));
+                self.gate(key, self.sender.egress.free_at(key, critical));
             }
         }
     }
 
-    fn land(&mut self, ended: Result<Option<Landing>, tokio::task::JoinError>) {
+    /// Lets those who wait for `key` try at `until_ms`, or earlier if somebody may go earlier.
+    fn gate(&mut self, key: Key, until_ms: u64) {
+        let known = self.gated.get(&key).copied();
+        if known.is_none_or(|known_ms| until_ms < known_ms) {
+            if let Some(known_ms) = known {
+                self.gates.remove(&(known_ms, key));
+            }
+            self.gated.insert(key, until_ms);
+            self.gates.insert((until_ms, key));
+        }
+    }
+
+    /// Pauses were cleared: everybody tries now.
+    fn open_all_gates(&mut self) {
+        let now_ms = self.sender.clock.mono_ms();
+        let keys: Vec<_> = self.gated.keys().copied().collect();
+        for key in keys {
+            self.gate(key, now_ms);
+        }
+    }
+
+    fn take_in_more(&mut self, appended: &mut mpsc::UnboundedReceiver<Appended<Live>>) {
+        for _ in 0..STEP_MAX {
+            let Ok(entry) = appended.try_recv() else {
+                return;
+            };
+            self.take_in(entry.seq, &entry.state);
+        }
+    }
+
+    fn land(&mut self, ended: Result<Landing, tokio::task::JoinError>) {
         let landing = match ended {
-            Ok(Some(landing)) => landing,
-            Ok(None) => return,
+            Ok(landing) => landing,
             // Its lane would wait for ever: better to start over from the disk.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
@@ -281,10 +328,13 @@ impl Work {
     fn expire(&mut self, now_ms: u64) {
         while let Some(&Reverse((expires_ms, seq))) = self.expiries.peek()
             && expires_ms <= now_ms
+            && self.endings.len() < ENDINGS_MAX
         {
             self.expiries.pop();
             match self.entries.get(&seq) {
                 None => {}
+                // Replayed since: it has a new lifetime.
+                Some(entry) if entry.expires_ms > now_ms => {}
                 // Its attempt decides; look again when that has ended at the latest.
                 Some(entry) if entry.flying => self.expiries.push(Reverse((now_ms + 1_000, seq))),
                 Some(_) => {
@@ -307,12 +357,11 @@ impl Work {
         if in_time {
             self.forget(seq);
             let sender = self.sender.clone();
-            self.attempts.spawn(async move {
+            self.endings.spawn(async move {
                 let ended = sender.end(seq, State::Cancelled, None).await.is_some();
                 if answer.send(ended).is_err() {
                     tracing::debug!("nobody waits for the answer to a cancellation");
                 }
-                None
             });
         } else if answer.send(false).is_err() {
             tracing::debug!("nobody waits for the answer to a cancellation");
@@ -321,11 +370,10 @@ impl Work {
 
     fn end(&mut self, seq: u64, state: State, reason: Option<Reason>) {
         let sender = self.sender.clone();
-        self.attempts.spawn(async move {
+        self.endings.spawn(async move {
             if sender.end(seq, state, reason).await.is_none() {
                 tracing::error!(seq, "a message that has ended cannot be read back");
             }
-            None
         });
     }
 

@@ -7,7 +7,7 @@ use hyper::header::AUTHORIZATION;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::accept::{Answered, Outbox};
+use super::accept::{Accepted, Once, Outbox};
 use super::lane::Command;
 use super::{Client, Live, Message, To, request, show};
 use crate::clock::{parse_rfc3339, rfc3339};
@@ -135,33 +135,25 @@ impl Api {
             problem
         };
         let key = idempotency_key(request).map_err(refuse)?;
-        let asked = {
-            let settings = self.outbox.settings.load_full();
-            request::parse(&request.body, client, &settings, &self.chats).map_err(refuse)?
-        };
-        let priority = asked.priority;
         let once = self
             .outbox
             .once(&client.name, key.as_deref(), &request.body)
             .await
             .map_err(refuse)?;
-        if !matches!(once, super::accept::Once::Replayed(_)) {
-            self.outbox.admit(priority).inspect_err(|problem| {
-                metrics::admission(Some(priority), "refused", problem.slug());
-            })?;
+        // The first answer again, even if the request would not be taken now.
+        if let Once::Replayed(answer) = once {
+            return Ok(accepted(200, &answer, true));
         }
-        let (status, accepted, replayed) = match self.outbox.accept(asked, once).await? {
-            Answered::Accepted(accepted) => (202, accepted, false),
-            Answered::Replayed(accepted) => (200, accepted, true),
+        let asked = {
+            let settings = self.outbox.settings.load_full();
+            request::parse(&request.body, client, &settings, &self.chats).map_err(refuse)?
         };
-        let answer = problem::json(status, &accepted);
-        let answer =
-            problem::with_header(answer, "location", &format!("/v1/messages/{}", accepted.id));
-        Ok(if replayed {
-            problem::with_header(answer, "idempotency-replayed", "true")
-        } else {
-            answer
-        })
+        let priority = asked.priority;
+        self.outbox.admit(priority).inspect_err(|problem| {
+            metrics::admission(Some(priority), "refused", problem.slug());
+        })?;
+        let answer = self.outbox.accept(asked, once).await?;
+        Ok(accepted(202, &answer, false))
     }
 
     async fn get_message(&self, id: &str, operator: bool) -> Result<Answer, Problem> {
@@ -517,6 +509,17 @@ impl Query {
                 _ => Err(bad_query("limit")),
             },
         }
+    }
+}
+
+fn accepted(status: u16, accepted: &Accepted, replayed: bool) -> Answer {
+    let answer = problem::json(status, accepted);
+    let place = format!("/v1/messages/{}", accepted.id);
+    let answer = problem::with_header(answer, "location", &place);
+    if replayed {
+        problem::with_header(answer, "idempotency-replayed", "true")
+    } else {
+        answer
     }
 }
 

@@ -125,18 +125,13 @@ impl Sender {
             self.egress.give_back(permit);
             return self.conclude(seq, &message, live, Batch::default());
         };
-        let token = match live.route {
-            Route::Webhook => None,
-            Route::Group | Route::People => match self.tokens.held(&live.app) {
-                Some(token) => Some(token),
-                None => {
-                    // Nobody waits for a token while holding a place in a limit: the fetch needs one
-                    // itself, and a breaker may have but one to give.
-                    self.egress.give_back(permit);
-                    return self.await_token(seq, &message, live, index).await;
-                }
-            },
-        };
+        let token = self.tokens.held(&live.app);
+        if token.is_none() && live.route != Route::Webhook {
+            // Nobody waits for a token while holding a place in a limit: the fetch needs one itself,
+            // and a breaker may have but one to give.
+            self.egress.give_back(permit);
+            return self.await_token(seq, &message, live, index).await;
+        }
         let request = match self.request(&message, &live, index, token.clone()) {
             Ok(request) => request,
             Err(reason) => {
@@ -211,9 +206,8 @@ impl Sender {
 
     /// Waits for the app's token, then lets the message have its turn again.
     async fn await_token(&self, seq: u64, message: &Message, mut live: Live, index: usize) -> Left {
-        let verdict = match self.tokens.get(&live.app).await {
-            Ok(_) => return self.again_in(AT_ONCE_MS),
-            Err(verdict) => verdict,
+        let Err(verdict) = self.tokens.get(&live.app).await else {
+            return self.again_in(AT_ONCE_MS);
         };
         if let Verdict::Dead(_) = verdict {
             live.progress.depart(index);

@@ -122,6 +122,16 @@ impl Daemon {
     /// Starts `program run --config …` with this configuration and waits until it is ready. What it
     /// logs goes to `<dir>/log`.
     pub async fn start(program: &Path, dir: &Path, config: &str) -> Result<Self, String> {
+        Self::start_with(program, dir, config, &[]).await
+    }
+
+    /// As [`Self::start`], with more environment variables.
+    pub async fn start_with(
+        program: &Path,
+        dir: &Path,
+        config: &str,
+        env: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let file = dir.join("config.toml");
         std::fs::write(&file, config).map_err(|error| error.to_string())?;
         let log = std::fs::File::options()
@@ -133,6 +143,7 @@ impl Daemon {
             .arg("run")
             .arg("--config")
             .arg(&file)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -24,5 +24,6 @@ mod limits;
 mod messages;
 mod process;
 mod requests;
+mod slow_disk;
 mod support;
 mod tokens;

@@ -134,3 +134,38 @@ async fn fresh_tokens_that_are_refused_are_not_fetched_in_a_loop() {
     stage.reaches(&id, "sent").await;
     stage.close().await;
 }
+
+/// A probe that held the breaker's only place waited for a token whose fetch needed that place.
+#[tokio::test]
+async fn an_outage_in_which_the_token_dies_is_recovered_from() {
+    let stage = Stage::with(unlimited(), |config| config).await;
+    let send = async |text: &str| {
+        stage
+            .send(&text_to(&json!({"users": ["manager0001"]}), text))
+            .await
+    };
+    let first = send("first").await;
+    stage.reaches(&first, "sent").await;
+    stage.box_.expire_tokens();
+    stage.box_.set(Switches {
+        down: true,
+        ..Switches::default()
+    });
+    let chat = stage
+        .send(&text_to(&json!({"chat": stage.chat()}), "x"))
+        .await;
+    let waiting = send("waiting").await;
+    until("the breaker opens", async || {
+        stage.ready().await["degraded"]
+            .to_string()
+            .contains("does not answer")
+    })
+    .await;
+    stage.box_.set(Switches::default());
+    stage.reaches(&waiting, "sent").await;
+    until("the other has ended", async || {
+        stage.state(&chat).await != "queued"
+    })
+    .await;
+    stage.close().await;
+}
