@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -216,6 +216,17 @@ impl App {
             drain,
         } = self;
         let starting = parts.health.starting("doors");
+        // Before anybody is told that we are ready: a signal that comes early must not kill.
+        let signals = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+        ];
+        let [Ok(terminate), Ok(interrupt), Ok(hangup)] = signals.map(signal) else {
+            tracing::error!("cannot listen for signals");
+            return Ended::PartFailed;
+        };
+        let signals = [terminate, interrupt, hangup];
         let mut tasks = JoinSet::new();
         parts.spawn_workers(&mut tasks, recovered, commands, &drain);
         parts.spawn_cache(cache_dir);
@@ -235,7 +246,7 @@ impl App {
         metrics::build_info();
         notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-        let ended = parts.watch(&mut tasks, &reload).await;
+        let ended = parts.watch(&mut tasks, signals, &reload).await;
         notify(&[sd_notify::NotifyState::Stopping]);
         if ended != Ended::Drained {
             return ended;
@@ -643,17 +654,10 @@ impl Parts {
     async fn watch(
         &self,
         tasks: &mut JoinSet<()>,
+        signals: [Signal; 3],
         reload: &impl Fn() -> Result<Config, config::Unusable>,
     ) -> Ended {
-        let signals = [
-            SignalKind::terminate(),
-            SignalKind::interrupt(),
-            SignalKind::hangup(),
-        ];
-        let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals.map(signal) else {
-            tracing::error!("cannot listen for signals");
-            return Ended::PartFailed;
-        };
+        let [mut terminate, mut interrupt, mut hangup] = signals;
         loop {
             tokio::select! {
                 _ = terminate.recv() => return Ended::Drained,

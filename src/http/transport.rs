@@ -278,7 +278,7 @@ impl Transport {
         let connections = idle.get_mut(origin)?;
         while let Some(candidate) = connections.pop() {
             // The connection's task reads ahead, so an end of file shows as closed.
-            if now_ms - candidate.since_ms < IDLE_MAX_MS && !candidate.send.is_closed() {
+            if is_fresh(candidate.since_ms, now_ms) && !candidate.send.is_closed() {
                 return Some(candidate);
             }
         }
@@ -298,7 +298,7 @@ impl Transport {
         let now_ms = self.clock.mono_ms();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|_, connections| {
-            connections.retain(|c| now_ms - c.since_ms < IDLE_MAX_MS && !c.send.is_closed());
+            connections.retain(|c| is_fresh(c.since_ms, now_ms) && !c.send.is_closed());
             !connections.is_empty()
         });
     }
@@ -345,6 +345,11 @@ impl Transport {
             since_ms: self.clock.mono_ms(),
         })
     }
+}
+
+/// Another thread may have put the connection back after `now_ms` was read.
+fn is_fresh(since_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(since_ms) < IDLE_MAX_MS
 }
 
 fn request(call: &Call<'_>) -> Result<Request<Full<Bytes>>, String> {
@@ -433,6 +438,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_was_put_back_a_moment_later_is_fresh() {
+        for (since_ms, now_ms, fresh) in [(10, 9, true), (0, 4_999, true), (0, 5_000, false)] {
+            assert_eq!(is_fresh(since_ms, now_ms), fresh);
+        }
+    }
 
     #[test]
     fn an_origin_is_secure_or_local_and_names_nobody() {
