@@ -6,6 +6,7 @@
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::disallowed_methods,
+    clippy::print_stderr,
     clippy::too_many_lines,
     clippy::format_collect,
     clippy::items_after_statements,

@@ -14,12 +14,28 @@ use tokio::net::TcpListener;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Stage {
+    /// First, because it reads in the directory that goes next.
+    pub _tell_tale: TellTale,
     pub dir: TempDir,
     pub settings: Settings,
     pub box_: DingTalk,
     pub platform: Platform,
     pub daemon: Daemon,
     pub config: String,
+}
+
+/// Shows the daemon's log when the test fails.
+pub struct TellTale(std::path::PathBuf);
+
+impl Drop for TellTale {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.0).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = lines.len().saturating_sub(40);
+            eprintln!("the daemon's log ends with:\n{}", lines[tail..].join("\n"));
+        }
+    }
 }
 
 pub fn program() -> &'static Path {
@@ -46,6 +62,7 @@ impl Stage {
     /// With other settings of the box, and the configuration changed by `edit`.
     pub async fn with(settings: Settings, edit: impl FnOnce(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let tell_tale = TellTale(dir.path().join("log"));
         let box_ = DingTalk::start(settings.clone(), listener().await);
         let platform = Platform::start(PLATFORM_SECRET, listener().await);
         let state = Daemon::state_dir(dir.path());
@@ -53,6 +70,7 @@ impl Stage {
         let config = edit(config);
         let daemon = Daemon::start(program(), dir.path(), &config).await.unwrap();
         Self {
+            _tell_tale: tell_tale,
             dir,
             settings,
             box_,
