@@ -514,7 +514,7 @@ impl Parts {
             health: self.health.clone(),
         };
         tasks.spawn(titles.run(self.apps.clone(), drain.clone()));
-        tasks.spawn(self.clone().renewals(drain.clone()));
+        tasks.spawn(self.clone().upkeep(drain.clone()));
         tasks.spawn(self.clone().housekeeping(drain.clone()));
     }
 
@@ -541,10 +541,6 @@ impl Parts {
                 self.egress.sweep();
                 self.renew_certificates();
             }
-            if second.is_multiple_of(30) {
-                self.forget().await;
-                self.purge().await;
-            }
         }
     }
 
@@ -566,12 +562,19 @@ impl Parts {
         }
     }
 
-    /// Renews tokens early. A task of its own: it waits for DingTalk, and the watchdog must not.
-    async fn renewals(self, drain: Drain) {
+    /// What waits for DingTalk or for the disk: renewing tokens, forgetting and removing what is old. A
+    /// task of its own, because the watchdog must wait for neither.
+    async fn upkeep(self, drain: Drain) {
+        let round = async || {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            self.tokens.renew().await;
+            self.forget().await;
+            self.purge().await;
+        };
         while !drain.is_stopping() {
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(30)) => self.tokens.renew().await,
-                () = drain.stopping() => return,
+                () = round() => {}
+                () = drain.stopping() => {}
             }
         }
     }
