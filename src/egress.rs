@@ -222,11 +222,6 @@ impl Egress {
         self.cleared.notified().await;
     }
 
-    /// What calls cost, on disk.
-    pub fn charges(&self) -> &charge::Charges {
-        &self.charges
-    }
-
     /// Where trouble is reported.
     pub fn health(&self) -> &Health {
         &self.health

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::output::{cell, finish, say, table};
+use super::output::{cell, finish, items, say, table};
 use super::{Target, client};
 
 #[derive(Debug, Args)]
@@ -37,11 +37,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
 }
 
 fn show(page: &Value) {
-    let chats = page
-        .get("chats")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
+    let chats = items(page, "chats");
     if chats.is_empty() {
         say(
             "No groups. Install the cool app in a group (群设置 → 酷应用); if it is installed already,\nremove and install it again: only the install event tells dingd of a group. Check that the\nevents im_cool_app_install and im_cool_app_uninstall are subscribed (开发配置 → 事件订阅).",

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::output::{cell, finish, say, say_json, table};
+use super::output::{cell, finish, items, say, say_json, table};
 use super::{Target, client};
 
 #[derive(Debug, Args)]
@@ -64,11 +64,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
 }
 
 fn list(page: &Value) {
-    let dead = page
-        .get("dead")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
+    let dead = items(page, "dead");
     let rows: Vec<_> = dead
         .iter()
         .map(|letter| {

@@ -51,6 +51,13 @@ pub(super) fn width(text: &str) -> usize {
     text.chars().map(|c| if matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}' | '\u{f900}'..='\u{faff}' | '\u{fe30}'..='\u{fe6f}' | '\u{ff00}'..='\u{ff60}') { 2 } else { 1 }).sum()
 }
 
+/// The items of a page.
+pub(super) fn items<'a>(page: &'a Value, name: &str) -> &'a [Value] {
+    page.get(name)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
 /// A text from a JSON value, made safe for a terminal.
 pub(super) fn cell(value: &Value, pointer: &str) -> String {
     match value.pointer(pointer) {

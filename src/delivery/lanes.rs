@@ -95,7 +95,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     }
 
     /// The next lane whose head is due, with the head. The caller must answer with
-    /// [`Self::fly`], [`Self::park`], [`Self::put_off`] or [`Self::drop_head`].
+    /// [`Self::fly`], [`Self::park`] or [`Self::drop_head`].
     pub fn next(&mut self, now_ms: u64) -> Option<(LaneId, T)> {
         self.wake(now_ms);
         for queue in &mut self.ready {
@@ -129,11 +129,6 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         if let Some(queue) = queues.get_mut(lane.priority.index()) {
             queue.push_back(id);
         }
-    }
-
-    /// The lane is looked at again at `due_ms`.
-    pub fn put_off(&mut self, id: LaneId, due_ms: u64) {
-        self.sleep(id, due_ms);
     }
 
     /// The head needs no attempt (it was cancelled or has expired).
