@@ -38,7 +38,7 @@ use crate::journal::aged::Aged;
 use crate::journal::queue::{Appended, INBOX, OUTBOX, Queue};
 use crate::journal::retention::{self, Keep, Retention};
 use crate::journal::room::Room;
-use crate::journal::{Journal, OpenError, ReadError, Table};
+use crate::journal::{Batch, Journal, OpenError, ReadError, Table};
 use crate::metrics;
 use crate::outbound::accept::{Outbox, Stripes, Used};
 use crate::outbound::lane::Command;
@@ -52,6 +52,8 @@ const IDEMPOTENCY_KEEP_MS: u64 = 72 * 3_600_000;
 const IDEMPOTENCY_ENTRIES_MAX: usize = 1_000_000;
 /// After the word to stop, what is under way has this long.
 const DRAIN_MS: u64 = 30_000;
+/// After that, the journal has this long to write what it still has.
+const CLOSE_MS: u64 = 5_000;
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -164,8 +166,8 @@ impl Fixed {
 #[derive(Debug)]
 struct Stored {
     journal: Journal,
-    dedup: Arc<Aged<()>>,
-    idempotency: Arc<Aged<Used>>,
+    dedup: Arc<Aged<(), 2>>,
+    idempotency: Arc<Aged<Used, 1>>,
     chats: Arc<Chats>,
     inbox: Arc<Queue<Forwarding>>,
     outbox: Arc<Queue<Live>>,
@@ -269,26 +271,25 @@ impl Stored {
         let chats = Arc::new(Chats::default());
         let (mut live_inbox, mut live_outbox) = (vec![], vec![]);
         let (inbox, outbox, aside) = journal.read_blocking(|view| {
-            dedup.load(view)?;
-            idempotency.load(view)?;
+            let mut aside = Batch::default();
+            dedup.load(view, &mut aside)?;
+            idempotency.load(view, &mut aside)?;
             chats.load(view)?;
             egress.load(view)?;
             let inbox = Queue::<Forwarding>::open(INBOX, view)?;
             let outbox = Queue::<Live>::open(OUTBOX, view)?;
-            let aside = [
-                inbox.0.recover(view, &mut |seq, state| {
-                    inbox.0.count(seq, state.tag());
-                    live_inbox.push((seq, state));
-                })?,
-                outbox.0.recover(view, &mut |seq, live| {
-                    outbox.0.count(seq, live.tag());
-                    live_outbox.push((seq, live));
-                })?,
-            ];
+            inbox.0.recover(view, &mut aside, &mut |seq, state| {
+                inbox.0.count(seq, state.tag());
+                live_inbox.push((seq, state));
+            })?;
+            outbox.0.recover(view, &mut aside, &mut |seq, live| {
+                outbox.0.count(seq, live.tag());
+                live_outbox.push((seq, live));
+            })?;
             Ok((inbox, outbox, aside))
         })?;
-        for batch in aside.into_iter().filter(|batch| !batch.is_empty()) {
-            journal.submit(batch, |_| ());
+        if !aside.is_empty() {
+            journal.submit(aside, |_| ());
         }
         let recovered = Recovered {
             inbox: live_inbox,
@@ -351,7 +352,7 @@ impl Parts {
     ) -> Self {
         let fixed = Fixed::of(&config);
         let (clock, health) = (egress.clock(), egress.health().clone());
-        let room = Room::new(config.state_dir);
+        let room = Room::new(config.state_dir, stored.journal.condition().clone());
         let apps = config.outbound.apps.clone();
         let corps = Arc::new(ArcSwap::from_pointee(corps(&apps)));
         let inbox = Arc::new(Inbox {
@@ -546,6 +547,10 @@ impl Parts {
 
     fn check_room(&self) {
         self.room.measure();
+        if !self.journal.condition().has_room_ahead() {
+            let journal = self.journal.clone();
+            drop(tokio::task::spawn_blocking(move || journal.take_room()));
+        }
         if self.room.is_writable() {
             self.health.serving("journal");
         } else {
@@ -747,7 +752,16 @@ impl Parts {
         if drained.is_err() {
             tracing::warn!("some work did not finish in time; it is taken up at the next start");
         }
-        let closed = tokio::task::spawn_blocking(move || journal.close()).await;
+        let condition = journal.condition().clone();
+        let mut closing = tokio::task::spawn_blocking(move || journal.close());
+        let in_time = tokio::time::timeout(Duration::from_millis(CLOSE_MS), &mut closing).await;
+        let closed = if let Ok(closed) = in_time {
+            closed
+        } else {
+            // A full or read-only disk: what the log has is put into the tables at the next start.
+            condition.give_up();
+            closing.await
+        };
         match (drained, closed) {
             (Ok(()), Ok(())) => Ended::Drained,
             _ => Ended::DrainTimedOut,

@@ -2,41 +2,66 @@
 //!
 //! # Invariants
 //!
-//! 1. A [`Batch`] is on disk as a whole or not at all. `Ok` from a commit means: written, checksummed
-//!    and synced. Nobody outside is told "accepted" before that.
-//! 2. One thread writes. It takes what has gathered (at most 256 batches or 1 MiB), commits once,
-//!    then answers all, in the order of submission. When idle it waits for nothing.
+//! 1. A [`Batch`] is on disk as a whole or not at all. `Ok` from a commit means: written with its
+//!    checksum and synced. Nobody outside is told "accepted" before that.
+//! 2. One thread writes the log. It takes what has gathered (at most 256 batches or 1 MiB), makes it
+//!    durable with one write and one sync, then answers all, in the order of submission. It waits for
+//!    nothing else.
 //! 3. A batch that was submitted is written even if the submitter went away.
-//! 4. After a failed commit nothing more is written: the journal reports itself failed, the process
-//!    exits with 74 and recovers by reading. A sync is never tried twice.
-//! 5. A message is *live* (its state is in the live table) or *done* (its state is in the done
-//!    table), never both: the move is one batch. Accepted = live + done + purged, always.
-//! 6. A damaged record is set aside under its own key, counted and named; the rest goes on.
+//! 4. A batch is in force when it was answered: whoever reads then sees it, and after a crash it is
+//!    there with everything that was answered before it.
+//! 5. After a failed write or sync nothing more is written: the journal reports itself failed, the
+//!    process exits with 74 and recovers by reading. A sync is never tried twice. A full or read-only
+//!    disk is no failure: the write waits ([`disk`]).
+//! 6. A message is *live* (its state is in the live table) or *done* (its state is in the done
+//!    table), never both: the move is one batch. Accepted = live + done + purged + quarantined, always.
+//! 7. A damaged record is moved aside under its table and key, counted and named; the rest goes on.
+//!
+//! # Two files
+//!
+//! The *log* makes batches durable, cheaply: it is of fixed size and written over and over. The
+//! *tables* are what is read. A second thread, the keeper, brings the tables up to the log, many
+//! groups at a time: at once when a reader waits, else within 20 ms or 1 MiB. It makes the tables
+//! durable as often, after which the log may forget. When nothing happens for half a second the store
+//! is left tidy: it opens at once, even after a crash.
+//!
+//! Opening: the tables say up to which group they have the log (`meta`, `group`); later groups are read
+//! from the log and put into the tables, in order. The group's number and its writes are one
+//! transaction, so no group is applied twice. The torn end of the log was never answered and is cut; a
+//! damaged group before a sound one is set aside.
 //!
 //! # Format
 //!
-//! One file, `journal.redb`. Keys are big-endian so that they sort by number or time; every value is
-//! framed by [`crate::delivery::record`].
+//! `journal.log`: see the page of `journal/log.rs`. `journal.redb`: keys are big-endian so that they
+//! sort by number or time; values are framed by [`crate::delivery::record`]: version, length, checksum.
+//! Every batch names tables and counters by their numbers, which are never given anew.
 //!
-//! | table | key | value |
-//! |---|---|---|
-//! | `*_payload` | seq (8) | what was accepted, never changed |
-//! | `*_live`, `*_done` | seq (8) | where it is |
-//! | `dedup`, `idempotency` | wall ms (8) ‖ digest (16) | see [`aged`] |
-//! | `chats` | app ‖ 0 ‖ chat id | what is known of a chat |
-//! | `charges` | seq of charge (8) | what a call was charged to and when |
-//! | `pauses` | limit key (9) | wall ms until which a limit is paused |
-//! | `meta` | name | format number, counters (8, big-endian) |
-//! | `quarantine` | table ‖ 0 ‖ key | damaged bytes as they were found |
+//! | n | table | key | value |
+//! |---|---|---|---|
+//! | 0, 3 | `inbox_payload`, `outbox_payload` | seq (8) | what was accepted, never changed |
+//! | 1, 4 | `inbox_live`, `outbox_live` | seq (8) | where it is |
+//! | 2, 5 | `inbox_done`, `outbox_done` | seq (8) | how it ended; an event that nobody gets has its payload behind |
+//! | 6, 7 | `dedup`, `idempotency` | wall ms (8) ‖ digest (16) | see [`aged`] |
+//! | 8 | `chats` | app ‖ 0 ‖ chat id | what is known of a chat |
+//! | 9 | `charges` | seq of charge (8) | what a call was charged to and when |
+//! | 10 | `pauses` | limit key (9) | wall ms until which a limit is paused |
+//! | 11 | `meta` | name of a [`Counter`] | a number (8) |
+//! | 12 | `quarantine` | table ‖ 0 ‖ key | damaged bytes as they were found |
+//!
+//! A release that changes a value's layout gives it a new version and reads the old one; the bytes of
+//! every released version are test files. A release that changes this page raises the format number.
 //!
 //! # First start
 //!
-//! Its format's number also stands in `journal.format` beside it, to be read before the engine
-//! touches anything. The file is made under a temporary name, committed, synced, renamed, and its directory synced, so
-//! that a first start killed at any point leaves nothing or a file that opens.
+//! Each file is made under a temporary name, filled, synced, renamed, and its directory synced, the
+//! log first: so that a first start killed at any point leaves something that opens. The format's
+//! number also stands in `journal.format`, to be read before the engine touches anything: a newer
+//! store is refused untouched.
 
 pub mod aged;
+pub mod disk;
 mod engine;
+mod log;
 pub mod queue;
 pub mod retention;
 pub mod room;
@@ -47,6 +72,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{oneshot, watch};
+
+use crate::delivery::id::hex;
+use crate::delivery::record;
 
 pub use engine::OpenError;
 
@@ -72,6 +100,105 @@ pub enum Table {
     Quarantine,
 }
 
+impl Table {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::InboxPayload,
+        Self::InboxLive,
+        Self::InboxDone,
+        Self::OutboxPayload,
+        Self::OutboxLive,
+        Self::OutboxDone,
+        Self::Dedup,
+        Self::Idempotency,
+        Self::Chats,
+        Self::Charges,
+        Self::Pauses,
+        Self::Meta,
+        Self::Quarantine,
+    ];
+
+    /// Its number in the log, counted from 0 in the order above; never reused.
+    fn number(self) -> u8 {
+        self as u8
+    }
+
+    fn numbered(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Its name in the store.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InboxPayload => "inbox_payload",
+            Self::InboxLive => "inbox_live",
+            Self::InboxDone => "inbox_done",
+            Self::OutboxPayload => "outbox_payload",
+            Self::OutboxLive => "outbox_live",
+            Self::OutboxDone => "outbox_done",
+            Self::Dedup => "dedup",
+            Self::Idempotency => "idempotency",
+            Self::Chats => "chats",
+            Self::Charges => "charges",
+            Self::Pauses => "pauses",
+            Self::Meta => "meta",
+            Self::Quarantine => "quarantine",
+        }
+    }
+}
+
+/// What is counted in the table `meta`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(
+    missing_docs,
+    reason = "the module page and the queues say what each counts"
+)]
+pub enum Counter {
+    Format,
+    Group,
+    InboxAccepted,
+    InboxPurged,
+    InboxQuarantined,
+    OutboxAccepted,
+    OutboxPurged,
+    OutboxQuarantined,
+}
+
+impl Counter {
+    const ALL: [Self; 8] = [
+        Self::Format,
+        Self::Group,
+        Self::InboxAccepted,
+        Self::InboxPurged,
+        Self::InboxQuarantined,
+        Self::OutboxAccepted,
+        Self::OutboxPurged,
+        Self::OutboxQuarantined,
+    ];
+
+    /// Its number in the log, counted from 0 in the order above; never reused.
+    fn number(self) -> u8 {
+        self as u8
+    }
+
+    fn numbered(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Group => "group",
+            Self::InboxAccepted => "inbox_accepted",
+            Self::InboxPurged => "inbox_purged",
+            Self::InboxQuarantined => "inbox_quarantined",
+            Self::OutboxAccepted => "outbox_accepted",
+            Self::OutboxPurged => "outbox_purged",
+            Self::OutboxQuarantined => "outbox_quarantined",
+        }
+    }
+}
+
 /// Changes that happen together or not at all.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -84,7 +211,7 @@ enum Write {
     Put(Table, Vec<u8>, Vec<u8>),
     Delete(Table, Vec<u8>),
     /// Adds to a counter in `meta`, so that concurrent batches need not know its value.
-    Add(&'static str, u64),
+    Add(Counter, u64),
 }
 
 impl Batch {
@@ -102,9 +229,21 @@ impl Batch {
         self.writes.push(Write::Delete(table, key));
     }
 
-    /// Adds to the counter `name`.
-    pub fn add(&mut self, name: &'static str, amount: u64) {
-        self.writes.push(Write::Add(name, amount));
+    /// Adds to a counter.
+    pub fn add(&mut self, counter: Counter, amount: u64) {
+        self.writes.push(Write::Add(counter, amount));
+    }
+
+    /// Sets a damaged row aside: it is moved into the quarantine under its table and key, counted and
+    /// named in the log.
+    pub fn quarantine(&mut self, table: Table, key: &[u8], value: &[u8], why: &record::Damaged) {
+        tracing::error!(?table, key = %hex(key), %why, "a damaged record was set aside; see `dingd dead list`");
+        crate::metrics::store_quarantined();
+        let mut name = table.name().as_bytes().to_vec();
+        name.push(0);
+        name.extend_from_slice(key);
+        self.put(Table::Quarantine, name, value);
+        self.delete(table, key);
     }
 
     /// Whether there is nothing to write.
@@ -134,21 +273,48 @@ struct Inner {
     engine: Arc<engine::Engine>,
     writer: writer::Writer,
     failed: watch::Receiver<bool>,
+    progress: Arc<writer::Progress>,
     closed: AtomicBool,
+    condition: disk::Condition,
 }
 
 impl Journal {
     /// Opens the journal in `dir`, or makes one. Takes the store's lock; blocks.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        let engine = Arc::new(engine::Engine::open(dir)?);
-        let (failed_at, failed) = watch::channel(false);
-        let writer = writer::Writer::start(engine.clone(), failed_at);
-        Ok(Self(Arc::new(Inner {
-            engine,
-            writer,
-            failed,
-            closed: AtomicBool::new(false),
-        })))
+        let condition = disk::Condition::default();
+        let (engine, log) = engine::Engine::open(dir, condition.clone())?;
+        let started = start(Arc::new(engine), Box::new(log), condition);
+        started.map_err(|error| OpenError::Damaged {
+            path: dir.to_owned(),
+            detail: error.to_string(),
+        })
+    }
+
+    /// Opens a store on media other than files, or makes one where they are empty; the halves of its log
+    /// have `half_bytes`, a multiple of 4 KiB.
+    pub fn on(
+        tables: Box<dyn disk::Medium>,
+        log: Box<dyn disk::Medium>,
+        half_bytes: usize,
+        condition: disk::Condition,
+    ) -> Result<Self, ReadError> {
+        let text = |error: std::io::Error| ReadError(error.to_string());
+        if log.is_empty().map_err(text)? {
+            log::Log::create(&*log, half_bytes).map_err(text)?;
+        }
+        let engine = engine::Engine::on(tables, condition.clone(), None)
+            .map_err(|error| ReadError(format!("{error:?}")))?;
+        start(Arc::new(engine), log, condition)
+    }
+
+    /// How the disk is.
+    pub fn condition(&self) -> &disk::Condition {
+        &self.0.condition
+    }
+
+    /// Sees whether the disk has room again. Blocks for a moment.
+    pub fn take_room(&self) {
+        self.0.engine.take_room();
     }
 
     /// Hands over `batch`; `then` runs on the writer's thread when it is durable or has failed, and
@@ -178,10 +344,7 @@ impl Journal {
 
     /// Reads one value, off the runtime's threads.
     pub async fn get(&self, table: Table, key: Vec<u8>) -> Result<Option<Vec<u8>>, ReadError> {
-        let engine = self.0.engine.clone();
-        tokio::task::spawn_blocking(move || engine.get(table, &key))
-            .await
-            .unwrap_or_else(|panic| Err(ReadError(panic.to_string())))
+        self.read(move |view| view.get(table, &key)).await
     }
 
     /// Runs `read` with a consistent view, off the runtime's threads.
@@ -189,23 +352,32 @@ impl Journal {
         &self,
         read: impl FnOnce(&View<'_>) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let engine = self.0.engine.clone();
-        tokio::task::spawn_blocking(move || engine.view(read))
+        let journal = self.clone();
+        tokio::task::spawn_blocking(move || journal.read_blocking(read))
             .await
             .unwrap_or_else(|panic| Err(ReadError(panic.to_string())))
     }
 
-    /// As [`Self::read`], on this thread: for the start, before there is anything to disturb.
+    /// As [`Self::read`], on this thread: for threads that may wait for the disk.
     pub fn read_blocking<T>(
         &self,
         read: impl FnOnce(&View<'_>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
+        self.0
+            .progress
+            .wait_for_tables()
+            .map_err(|error| ReadError(error.to_string()))?;
         self.0.engine.view(read)
     }
 
     /// Bytes of the store's file.
     pub fn size_bytes(&self) -> u64 {
         self.0.engine.size_bytes()
+    }
+
+    /// Whether a commit has failed. Then the process must end (exit 74).
+    pub fn has_failed(&self) -> bool {
+        *self.0.failed.borrow()
     }
 
     /// Returns when a commit has failed. Then the process must end (exit 74).
@@ -221,6 +393,43 @@ impl Journal {
         self.0.closed.store(true, Ordering::Release);
         self.0.writer.stop();
     }
+}
+
+/// Brings the tables up to the log, then starts the threads.
+fn start(
+    engine: Arc<engine::Engine>,
+    medium: Box<dyn disk::Medium>,
+    condition: disk::Condition,
+) -> Result<Journal, ReadError> {
+    let (log, found) = log::Log::open(medium, engine.group()?, condition.clone())
+        .map_err(|error| ReadError(format!("journal.log: {error}")))?;
+    let mut aside = Batch::default();
+    for (number, bytes) in &found.damaged {
+        tracing::error!(
+            group = number,
+            "a damaged group of the log was set aside; see `dingd dead list`"
+        );
+        crate::metrics::store_quarantined();
+        let name = [b"log\0", &number.to_be_bytes()[..]].concat();
+        aside.put(Table::Quarantine, name, bytes.as_slice());
+    }
+    let groups = found.groups.iter().map(|(_, group)| group);
+    if log.number() > engine.group()? {
+        engine
+            .write(groups.chain([&aside]), log.number(), engine::Save::Durable)
+            .map_err(|error| ReadError(error.to_string()))?;
+    }
+    let (failed_at, failed) = watch::channel(false);
+    let progress = Arc::new(writer::Progress::at(log.number(), failed_at));
+    let writer = writer::Writer::start(engine.clone(), log, progress.clone());
+    Ok(Journal(Arc::new(Inner {
+        engine,
+        writer,
+        failed,
+        progress,
+        closed: AtomicBool::new(false),
+        condition,
+    })))
 }
 
 /// A consistent view of the tables.
@@ -259,10 +468,10 @@ impl View<'_> {
         self.0.len(table)
     }
 
-    /// The counter `name`, 0 if it was never added to.
-    pub fn counter(&self, name: &str) -> Result<u64, ReadError> {
+    /// A counter, 0 if it was never added to.
+    pub fn counter(&self, counter: Counter) -> Result<u64, ReadError> {
         Ok(self
-            .get(Table::Meta, name.as_bytes())?
+            .get(Table::Meta, counter.name().as_bytes())?
             .and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)))
             .unwrap_or(0))
     }

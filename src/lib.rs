@@ -41,7 +41,7 @@
 //!
 //! # Who runs where
 //!
-//! One thread writes the journal. Everything else is tokio tasks, each owned by [`app`] and ended by its
+//! Two threads write the journal: one its log, one its tables. Everything else is tokio tasks, each owned by [`app`] and ended by its
 //! [`drain::Drain`]: the doors, the forwarder (owns all waiting events), the lanes (own all waiting
 //! messages), the title look-up, housekeeping. A part that ends by itself ends the process, because
 //! starting again from disk is safe and going on half is not.

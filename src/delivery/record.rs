@@ -94,6 +94,17 @@ pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Damaged
     serde_json::from_slice(unframe(bytes)?).map_err(|_| Damaged::Body)
 }
 
+/// The first of the records that stand one behind the other in `bytes`, and the rest.
+pub fn split_first(bytes: &[u8]) -> Result<(&[u8], &[u8]), Damaged> {
+    let length = bytes.get(1..5).and_then(|length| length.first_chunk());
+    let length = u32::from_be_bytes(*length.ok_or(Damaged::Length)?);
+    let end = usize::try_from(length)
+        .ok()
+        .and_then(|length| length.checked_add(HEAD_BYTES));
+    end.and_then(|end| bytes.split_at_checked(end))
+        .ok_or(Damaged::Length)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +113,26 @@ mod tests {
     fn a_record_comes_back() {
         assert_eq!(unframe(&frame(b"")), Ok(&b""[..]));
         assert_eq!(decode::<Vec<u8>>(&encode(&vec![1, 2])), Ok(vec![1, 2]));
+    }
+
+    #[test]
+    fn records_stand_one_behind_the_other() {
+        let both = [frame(b"first"), frame(b"second")].concat();
+        let (first, rest) = split_first(&both).unwrap();
+        assert_eq!(
+            (unframe(first), unframe(rest)),
+            (Ok(&b"first"[..]), Ok(&b"second"[..]))
+        );
+        for cut in 0..first.len() {
+            assert_eq!(
+                split_first(&both[..cut]),
+                Err(Damaged::Length),
+                "cut at {cut}"
+            );
+        }
+        let mut endless = frame(b"");
+        endless[1..5].fill(0xff);
+        assert_eq!(split_first(&endless), Err(Damaged::Length));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Inbox {
     /// The store.
     pub journal: Journal,
     /// Callbacks seen.
-    pub dedup: Arc<Aged<()>>,
+    pub dedup: Arc<Aged<(), 2>>,
     /// Groups.
     pub chats: Arc<Chats>,
     /// Rung when a group without a name was installed.
@@ -171,13 +171,13 @@ impl Job {
         let seq = inbox.queue.reserve();
         let mut batch = Batch::default();
         if nobody {
-            inbox.queue.append_done(&mut batch, seq, payload, &state);
+            inbox
+                .queue
+                .append_settled(&mut batch, seq, &payload, &state);
         } else {
             inbox.queue.append(&mut batch, seq, payload, &state);
         }
-        for key in &keys {
-            inbox.dedup.note(&mut batch, key, &(), wall_ms);
-        }
+        inbox.dedup.note(&mut batch, &keys, &(), wall_ms);
         Self {
             batch,
             seq,
@@ -204,9 +204,7 @@ impl Job {
         let may_be_nameless = matches!(meaning.change, Some(Change::Installed(_)));
         let then = move |result: Result<(), CommitError>| {
             if result.is_ok() {
-                for key in keys {
-                    dedup.remember(key, (), wall_ms);
-                }
+                dedup.remember(keys, &(), wall_ms);
                 if state.finished_ms.is_none() {
                     queue.appended(seq, state.tag(), state);
                 }

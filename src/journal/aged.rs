@@ -1,7 +1,8 @@
 //! Keys that are remembered for a while: callbacks seen, idempotency keys used.
 //!
 //! In memory for looking up, on disk in the order of time, so that forgetting the old ones is a walk
-//! from the start of the table. A key on disk is `wall ms (8) ‖ digest (16)`.
+//! from the start of the table. `N` keys that came together are one row: its key is `wall ms (8) ‖`
+//! the first digest (16), its value the record of what they stand for, behind it the other digests.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,25 +16,25 @@ use crate::delivery::record;
 /// What identifies something: the start of a SHA-256.
 pub type Digest = [u8; 16];
 
-/// One step of forgetting removes at most this many keys, so that it never holds up a commit.
+/// One step of forgetting removes at most this many rows, so that it never holds up a commit.
 const FORGET_MAX: usize = 1_000;
 
-/// Remembered keys with a small value each.
+/// Remembered keys, `N` at a time, with a small value.
 #[derive(Debug)]
-pub struct Aged<V> {
+pub struct Aged<V, const N: usize> {
     table: Table,
     keep_ms: u64,
     entries_max: usize,
-    memory: Mutex<Memory<V>>,
+    memory: Mutex<Memory<V, N>>,
 }
 
 #[derive(Debug)]
-struct Memory<V> {
+struct Memory<V, const N: usize> {
     known: HashMap<Digest, V>,
-    by_age: VecDeque<(u64, Digest)>,
+    by_age: VecDeque<(u64, [Digest; N])>,
 }
 
-impl<V: Clone + Serialize + DeserializeOwned> Aged<V> {
+impl<V: Clone + Serialize + DeserializeOwned, const N: usize> Aged<V, N> {
     /// Nothing remembered yet. Keys older than `keep_ms` are forgotten, and the oldest ones above
     /// `entries_max`.
     pub fn new(table: Table, keep_ms: u64, entries_max: usize) -> Self {
@@ -49,20 +50,14 @@ impl<V: Clone + Serialize + DeserializeOwned> Aged<V> {
         }
     }
 
-    /// Reads back what is on disk.
-    pub fn load(&self, view: &View<'_>) -> Result<(), ReadError> {
+    /// Reads back what is on disk. Damaged rows are put into `aside`: losing one costs at most a
+    /// duplicate.
+    pub fn load(&self, view: &View<'_>, aside: &mut Batch) -> Result<(), ReadError> {
         let mut memory = self.memory();
         view.walk(self.table, &[], &[], Order::Ascending, &mut |key, value| {
-            let at_ms = key
-                .first_chunk::<8>()
-                .map(|bytes| u64::from_be_bytes(*bytes));
-            let digest = key.last_chunk::<16>().copied();
-            if let (Some(at_ms), Some(digest), Ok(value)) = (at_ms, digest, record::decode(value)) {
-                memory.known.insert(digest, value);
-                memory.by_age.push_back((at_ms, digest));
-            } else {
-                // Losing one costs at most a duplicate.
-                crate::metrics::store_quarantined();
+            match read_row(key, value) {
+                Ok((at_ms, keys, value)) => memory.remember(keys, &value, at_ms),
+                Err(error) => aside.quarantine(self.table, key, value, &error),
             }
             true
         })
@@ -73,20 +68,16 @@ impl<V: Clone + Serialize + DeserializeOwned> Aged<V> {
         self.memory().known.get(key).cloned()
     }
 
-    /// Adds the key to `batch`; when that is durable, call [`Self::remember`].
-    pub fn note(&self, batch: &mut Batch, key: &Digest, value: &V, wall_ms: u64) {
-        batch.put(
-            self.table,
-            disk_key(wall_ms, key),
-            record::encode_about(value, 8),
-        );
+    /// Adds the keys to `batch`; when that is durable, call [`Self::remember`].
+    pub fn note(&self, batch: &mut Batch, keys: &[Digest; N], value: &V, wall_ms: u64) {
+        let mut row = record::encode_about(value, 8 + 16 * N);
+        row.extend(keys.iter().skip(1).flatten());
+        batch.put(self.table, disk_key(wall_ms, keys), row);
     }
 
-    /// The key counts from now on.
-    pub fn remember(&self, key: Digest, value: V, wall_ms: u64) {
-        let mut memory = self.memory();
-        memory.known.insert(key, value);
-        memory.by_age.push_back((wall_ms, key));
+    /// The keys count from now on.
+    pub fn remember(&self, keys: [Digest; N], value: &V, wall_ms: u64) {
+        self.memory().remember(keys, value, wall_ms);
     }
 
     /// How many keys are remembered.
@@ -104,29 +95,58 @@ impl<V: Clone + Serialize + DeserializeOwned> Aged<V> {
     pub fn forget(&self, wall_ms: u64) -> (usize, Batch) {
         let mut memory = self.memory();
         let mut batch = Batch::default();
-        let mut count = 0;
-        while count < FORGET_MAX
-            && let Some(&(at_ms, key)) = memory.by_age.front()
+        let mut rows = 0;
+        while rows < FORGET_MAX
+            && let Some(&(at_ms, keys)) = memory.by_age.front()
             && (at_ms.saturating_add(self.keep_ms) < wall_ms
-                || memory.by_age.len() > self.entries_max)
+                || memory.by_age.len() * N > self.entries_max)
         {
             memory.by_age.pop_front();
-            memory.known.remove(&key);
-            batch.delete(self.table, disk_key(at_ms, &key));
-            count += 1;
+            for key in &keys {
+                memory.known.remove(key);
+            }
+            batch.delete(self.table, disk_key(at_ms, &keys));
+            rows += 1;
         }
-        (count, batch)
+        (rows * N, batch)
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory<V>> {
+    fn memory(&self) -> MutexGuard<'_, Memory<V, N>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn disk_key(wall_ms: u64, digest: &Digest) -> Vec<u8> {
+impl<V: Clone, const N: usize> Memory<V, N> {
+    fn remember(&mut self, keys: [Digest; N], value: &V, wall_ms: u64) {
+        for key in keys {
+            self.known.insert(key, value.clone());
+        }
+        self.by_age.push_back((wall_ms, keys));
+    }
+}
+
+fn disk_key<const N: usize>(wall_ms: u64, keys: &[Digest; N]) -> Vec<u8> {
     let mut key = wall_ms.to_be_bytes().to_vec();
-    key.extend_from_slice(digest);
+    key.extend(keys.iter().take(1).flatten());
     key
+}
+
+fn read_row<V: DeserializeOwned, const N: usize>(
+    key: &[u8],
+    value: &[u8],
+) -> Result<(u64, [Digest; N], V), record::Damaged> {
+    let (at_ms, first) = key
+        .split_first_chunk::<8>()
+        .ok_or(record::Damaged::Length)?;
+    let (value, others) = record::split_first(value)?;
+    let mut keys = [[0; 16]; N];
+    let bytes = [first, others].concat();
+    let (digests, rest) = bytes.as_chunks::<16>();
+    if digests.len() != N || !rest.is_empty() {
+        return Err(record::Damaged::Length);
+    }
+    keys.copy_from_slice(digests);
+    Ok((u64::from_be_bytes(*at_ms), keys, record::decode(value)?))
 }
 
 #[cfg(test)]
@@ -135,9 +155,9 @@ mod tests {
 
     #[test]
     fn keys_are_forgotten_by_age_and_above_the_cap_the_oldest_first() {
-        let aged = Aged::<()>::new(Table::Dedup, 1_000, 2);
+        let aged = Aged::<(), 1>::new(Table::Dedup, 1_000, 2);
         for (n, at_ms) in [(1, 10), (2, 20), (3, 30)] {
-            aged.remember([n; 16], (), at_ms);
+            aged.remember([[n; 16]], &(), at_ms);
         }
         assert_eq!(aged.forget(40).0, 1, "the cap");
         assert!(aged.known(&[1; 16]).is_none() && aged.known(&[2; 16]).is_some());

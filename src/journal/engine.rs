@@ -1,22 +1,28 @@
 //! The engine below the journal. The only file that names redb.
+//!
+//! It is given a [`Disk`] for its file, so that what it writes passes through one place.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _,
-    ReadableTable as _, ReadableTableMetadata as _, TableDefinition, TableError,
+    Database, DatabaseError, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _,
+    ReadableTable as _, ReadableTableMetadata as _, StorageBackend, TableDefinition, TableError,
 };
 
-use super::{Batch, CommitError, Order, ReadError, Table, View, Write};
+use super::disk::{Condition, Disk, Medium};
+use super::log::{HALF_BYTES, Log};
+use super::{Batch, CommitError, Counter, Order, ReadError, Table, View, Write};
 
 /// The format that this release writes and reads.
 const FORMAT: u64 = 1;
-const FORMAT_KEY: &str = "format";
 const FORMAT_FILE: &str = "journal.format";
 const FILE: &str = "journal.redb";
+const LOG_FILE: &str = "journal.log";
 /// Its cache is most of the daemon's memory.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -24,21 +30,7 @@ type Open = ReadOnlyTable<&'static [u8], &'static [u8]>;
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 fn definition(table: Table) -> Definition {
-    TableDefinition::new(match table {
-        Table::InboxPayload => "inbox_payload",
-        Table::InboxLive => "inbox_live",
-        Table::InboxDone => "inbox_done",
-        Table::OutboxPayload => "outbox_payload",
-        Table::OutboxLive => "outbox_live",
-        Table::OutboxDone => "outbox_done",
-        Table::Dedup => "dedup",
-        Table::Idempotency => "idempotency",
-        Table::Chats => "chats",
-        Table::Charges => "charges",
-        Table::Pauses => "pauses",
-        Table::Meta => "meta",
-        Table::Quarantine => "quarantine",
-    })
+    TableDefinition::new(table.name())
 }
 
 /// Why the journal could not be opened. Every text says what to do.
@@ -75,58 +67,98 @@ pub enum OpenError {
     },
 }
 
+/// What a transaction is, once it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Save {
+    /// Seen by readers; a crash undoes it.
+    Visible,
+    /// Durable, with everything before.
+    Durable,
+    /// And the store opens without walking through all of its file after a crash. That is dear, so it
+    /// is for when there is nothing else to do.
+    Tidy,
+}
+
 #[derive(Debug)]
 pub(super) struct Engine {
     db: Database,
-    path: PathBuf,
+    disk: Arc<Disk>,
     // Held for the life of the process; the operating system releases it, whatever happens.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Engine {
-    pub(super) fn open(dir: &Path) -> Result<Self, OpenError> {
-        let path = dir.join(FILE);
+    /// Opens the store in `dir`, or makes one; and its log.
+    pub(super) fn open(dir: &Path, condition: Condition) -> Result<(Self, File), OpenError> {
+        let (path, log_path) = (dir.join(FILE), dir.join(LOG_FILE));
         let lock = lock(dir)?;
         refuse_newer(dir, &path)?;
-        if !path.try_exists().map_err(|source| OpenError::Io {
-            path: path.clone(),
-            source,
-        })? {
-            create(dir, &path)?;
+        let exists = |path: &Path| path.try_exists().map_err(io_error(path));
+        let made = exists(&path)?;
+        if !exists(&log_path)? {
+            if made {
+                let detail = "it is missing, and with it what was accepted last";
+                return Err(damaged(&log_path, detail));
+            }
+            create(dir, &log_path, |file, path| {
+                Log::create(&file, HALF_BYTES).map_err(io_error(path))
+            })?;
         }
-        let db = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .open(&path)
-            .map_err(|error| damaged(&path, error))?;
-        let engine = Self {
-            db,
-            path,
-            _lock: lock,
-        };
-        engine.check_format()?;
-        Ok(engine)
+        let log = open_file(&log_path)?;
+        if !made {
+            if !Log::is_unused(&log).map_err(io_error(&log_path))? {
+                return Err(damaged(&path, "it is missing, and its log is not empty"));
+            }
+            create(dir, &path, |file, path| {
+                let made = Self::on(Box::new(file), Condition::default(), None);
+                made.map(drop).map_err(|failed| failed.at(path))
+            })?;
+        }
+        let engine = Self::on(Box::new(open_file(&path)?), condition, Some(lock));
+        Ok((engine.map_err(|failed| failed.at(&path))?, log))
     }
 
-    fn check_format(&self) -> Result<(), OpenError> {
-        let found = self
-            .view(|view| view.counter(FORMAT_KEY))
-            .map_err(|error| damaged(&self.path, error))?;
-        match found {
-            FORMAT => Ok(()),
-            0 => Err(damaged(&self.path, "it has no format number")),
-            found => Err(OpenError::Newer {
-                path: self.path.clone(),
-                found,
-            }),
+    /// Opens the store on `medium`; formats it if it is empty.
+    pub(super) fn on(
+        medium: Box<dyn Medium>,
+        condition: Condition,
+        lock: Option<File>,
+    ) -> Result<Self, Unopened> {
+        let empty = medium.is_empty()?;
+        let disk = Arc::new(Disk::new(medium, condition)?);
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let db = builder.create_with_backend(Backend(disk.clone()))?;
+        let engine = Self {
+            db,
+            disk,
+            _lock: lock,
+        };
+        if empty {
+            engine.format()?;
         }
+        let format = engine.view(|view| view.counter(Counter::Format));
+        match format.map_err(|error| Unopened::Damaged(error.to_string()))? {
+            FORMAT => Ok(engine),
+            0 => Err(Unopened::Damaged("it has no format number".to_owned())),
+            found => Err(Unopened::Newer(found)),
+        }
+    }
+
+    fn format(&self) -> Result<(), Unopened> {
+        let mut batch = Batch::default();
+        batch.add(Counter::Format, FORMAT);
+        self.write([&batch].into_iter(), 0, Save::Tidy)
+            .map_err(|_| Unopened::Damaged("it cannot be formatted; see the log".to_owned()))
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
-        std::fs::metadata(&self.path).map_or(0, |meta| meta.len())
+        self.disk.len().unwrap_or(0)
     }
 
-    pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        self.view(|view| view.get(table, key))
+    /// Takes blocks ahead if there were none to be had the last time.
+    pub(super) fn take_room(&self) {
+        self.disk.take_room_again();
     }
 
     pub(super) fn view<T>(
@@ -137,31 +169,47 @@ impl Engine {
         read(&View(&reading))
     }
 
-    /// Writes all batches in one durable transaction.
+    /// The last group that is in the tables.
+    pub(super) fn group(&self) -> Result<u64, ReadError> {
+        self.view(|view| view.counter(Counter::Group))
+    }
+
+    /// Puts the batches, up to group `number`, into the tables in one transaction.
     pub(super) fn write<'a>(
         &self,
         batches: impl Iterator<Item = &'a Batch>,
+        number: u64,
+        save: Save,
     ) -> Result<(), CommitError> {
-        self.try_write(batches).map_err(|error| {
-            tracing::error!(%error, "the journal cannot be written");
+        self.try_write(batches, number, save).map_err(|error| {
+            tracing::error!(%error, "the journal's tables cannot be written");
             CommitError
         })
     }
 
-    fn try_write<'a>(&self, batches: impl Iterator<Item = &'a Batch>) -> Result<(), redb::Error> {
+    fn try_write<'a>(
+        &self,
+        batches: impl Iterator<Item = &'a Batch>,
+        number: u64,
+        save: Save,
+    ) -> Result<(), redb::Error> {
         let mut transaction = self.db.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
+        transaction.set_durability(match save {
+            Save::Visible => Durability::None,
+            Save::Durable | Save::Tidy => Durability::Immediate,
+        })?;
+        transaction.set_quick_repair(save == Save::Tidy);
         {
             // Opening a table costs a look-up in the root; open each once and keep the order of
             // writes within it.
             let mut by_table: BTreeMap<Table, Vec<&Write>> = BTreeMap::new();
-            let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+            let mut sums: BTreeMap<Counter, u64> = BTreeMap::new();
             for write in batches.flat_map(|batch| &batch.writes) {
                 match write {
                     Write::Put(table, ..) | Write::Delete(table, _) => {
                         by_table.entry(*table).or_default().push(write);
                     }
-                    Write::Add(name, amount) => *sums.entry(name).or_default() += amount,
+                    Write::Add(counter, amount) => *sums.entry(*counter).or_default() += amount,
                 }
             }
             for (table, writes) in by_table {
@@ -179,16 +227,17 @@ impl Engine {
                 }
             }
             let mut meta = transaction.open_table(definition(Table::Meta))?;
-            for (name, amount) in sums {
+            for (counter, amount) in sums {
+                let key = counter.name().as_bytes();
                 let old = meta
-                    .get(name.as_bytes())?
+                    .get(key)?
                     .and_then(|value| value.value().try_into().ok())
                     .map_or(0, u64::from_be_bytes);
-                meta.insert(
-                    name.as_bytes(),
-                    old.saturating_add(amount).to_be_bytes().as_slice(),
-                )?;
+                let new = old.saturating_add(amount).to_be_bytes();
+                meta.insert(key, new.as_slice())?;
             }
+            let key = Counter::Group.name().as_bytes();
+            meta.insert(key, number.to_be_bytes().as_slice())?;
         }
         transaction.commit()?;
         Ok(())
@@ -262,6 +311,72 @@ fn damaged(path: &Path, error: impl std::fmt::Display) -> OpenError {
     }
 }
 
+fn io_error(path: &Path) -> impl Fn(io::Error) -> OpenError {
+    move |source| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Why a medium could not be opened; the path is not known here.
+#[derive(Debug)]
+pub(super) enum Unopened {
+    Newer(u64),
+    Damaged(String),
+    Io(io::Error),
+}
+
+impl Unopened {
+    fn at(self, path: &Path) -> OpenError {
+        match self {
+            Self::Newer(found) => OpenError::Newer {
+                path: path.to_owned(),
+                found,
+            },
+            Self::Damaged(detail) => damaged(path, detail),
+            Self::Io(source) => io_error(path)(source),
+        }
+    }
+}
+
+impl From<io::Error> for Unopened {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<DatabaseError> for Unopened {
+    fn from(error: DatabaseError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+/// Hands the engine's reads and writes to the disk. The lock on the store is [`lock`].
+#[derive(Debug)]
+struct Backend(Arc<Disk>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.0.write(offset, data)
+    }
+}
+
 /// The engine repairs what it opens, so whether a store is newer is read from a file beside it first:
 /// an older release leaves a newer store untouched. A release that changes the format writes the new
 /// number here before it changes anything else.
@@ -301,41 +416,43 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Makes the file under another name first: an engine killed while it formats its file may leave one
+fn open_file(path: &Path) -> Result<File, OpenError> {
+    let file = File::options().read(true).write(true).open(path);
+    file.map_err(io_error(path))
+}
+
+/// Makes a file under another name first: an engine killed while it formats its file may leave one
 /// that it cannot open.
-fn create(dir: &Path, path: &Path) -> Result<(), OpenError> {
-    let draft = dir.join("journal.redb.new");
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| OpenError::Io { path, source }
-    };
+fn create(
+    dir: &Path,
+    path: &Path,
+    fill: impl FnOnce(File, &Path) -> Result<(), OpenError>,
+) -> Result<(), OpenError> {
+    let draft = path.with_extension("new");
     match std::fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(&draft)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error(&draft)(error));
+        }
         Ok(()) | Err(_) => {}
     }
-    let made = || -> Result<(), redb::Error> {
-        let db = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(&draft)?;
-        let mut transaction = db.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        transaction
-            .open_table(definition(Table::Meta))?
-            .insert(FORMAT_KEY.as_bytes(), FORMAT.to_be_bytes().as_slice())?;
-        transaction.commit()?;
-        Ok(())
-    };
-    made().map_err(|error| damaged(&draft, error))?;
-    File::open(&draft)
-        .and_then(|file| file.sync_all())
-        .map_err(io(&draft))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)
+        .map_err(io_error(&draft))?;
+    fill(file, &draft)?;
+    sync(&draft)?;
     let format = dir.join(FORMAT_FILE);
-    std::fs::write(&format, format!("{FORMAT}\n")).map_err(io(&format))?;
-    File::open(&format)
+    std::fs::write(&format, format!("{FORMAT}\n")).map_err(io_error(&format))?;
+    sync(&format)?;
+    std::fs::rename(&draft, path).map_err(io_error(path))?;
+    sync(dir)
+}
+
+fn sync(path: &Path) -> Result<(), OpenError> {
+    File::open(path)
         .and_then(|file| file.sync_all())
-        .map_err(io(&format))?;
-    std::fs::rename(&draft, path).map_err(io(path))?;
-    File::open(dir)
-        .and_then(|file| file.sync_all())
-        .map_err(io(dir))
+        .map_err(io_error(path))
 }

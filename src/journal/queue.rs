@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::{Batch, Order, ReadError, Table, View};
+use super::{Batch, Counter, Order, ReadError, Table, View};
 use crate::delivery::record;
 use crate::delivery::state::{Priority, Tag};
 
@@ -28,11 +28,11 @@ pub struct Place {
     /// States of what has ended.
     pub done: Table,
     /// Counts what was ever accepted.
-    pub accepted: &'static str,
+    pub accepted: Counter,
     /// Counts what was set aside as damaged.
-    pub quarantined: &'static str,
+    pub quarantined: Counter,
     /// Counts what was removed after its time.
-    pub purged: &'static str,
+    pub purged: Counter,
 }
 
 /// From DingTalk to the platform.
@@ -41,9 +41,9 @@ pub const INBOX: Place = Place {
     payload: Table::InboxPayload,
     live: Table::InboxLive,
     done: Table::InboxDone,
-    accepted: "inbox_accepted",
-    quarantined: "inbox_quarantined",
-    purged: "inbox_purged",
+    accepted: Counter::InboxAccepted,
+    quarantined: Counter::InboxQuarantined,
+    purged: Counter::InboxPurged,
 };
 
 /// From the platform to DingTalk.
@@ -52,9 +52,9 @@ pub const OUTBOX: Place = Place {
     payload: Table::OutboxPayload,
     live: Table::OutboxLive,
     done: Table::OutboxDone,
-    accepted: "outbox_accepted",
-    quarantined: "outbox_quarantined",
-    purged: "outbox_purged",
+    accepted: Counter::OutboxAccepted,
+    quarantined: Counter::OutboxQuarantined,
+    purged: Counter::OutboxPurged,
 };
 
 /// An entry whose append has become durable.
@@ -151,6 +151,15 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
         batch.add(self.place.accepted, 1);
     }
 
+    /// As [`Self::append_done`], for an entry that nobody will ask for: it is one row, the payload
+    /// behind the state, because a row costs more than its bytes.
+    pub fn append_settled(&self, batch: &mut Batch, seq: u64, payload: &[u8], state: &S) {
+        let mut row = record::encode_about(state, 247 + payload.len());
+        row.extend_from_slice(payload);
+        batch.put(self.place.done, seq.to_be_bytes(), row);
+        batch.add(self.place.accepted, 1);
+    }
+
     /// The entry is durable: it counts, and the worker gets it.
     pub fn appended(&self, seq: u64, tag: Tag, state: S) {
         self.count(seq, tag);
@@ -219,31 +228,29 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
         batch.add(self.place.purged, 1);
     }
 
-    /// Reads back every live entry, oldest first. Damaged ones are returned as a batch that sets
-    /// them aside.
+    /// Reads back every live entry, oldest first. Damaged ones are put into `aside`.
     pub fn recover(
         &self,
         view: &View<'_>,
+        aside: &mut Batch,
         visit: &mut dyn FnMut(u64, S),
-    ) -> Result<Batch, ReadError> {
-        let mut aside = Batch::default();
-        view.walk(self.place.live, &[], &[], Order::Ascending, &mut |key, value| {
-            match record::decode(value) {
-                Ok(state) => visit(seq_of(key), state),
-                Err(error) => {
-                    tracing::error!(seq = seq_of(key), %error, direction = self.place.direction, "a damaged record was set aside; see `dingd dead list`");
-                    crate::metrics::store_quarantined();
-                    let mut name = self.place.direction.as_bytes().to_vec();
-                    name.push(0);
-                    name.extend_from_slice(key);
-                    aside.put(Table::Quarantine, name, value);
-                    aside.delete(self.place.live, key);
-                    aside.add(self.place.quarantined, 1);
+    ) -> Result<(), ReadError> {
+        view.walk(
+            self.place.live,
+            &[],
+            &[],
+            Order::Ascending,
+            &mut |key, value| {
+                match record::decode(value) {
+                    Ok(state) => visit(seq_of(key), state),
+                    Err(error) => {
+                        aside.quarantine(self.place.live, key, value, &error);
+                        aside.add(self.place.quarantined, 1);
+                    }
                 }
-            }
-            true
-        })?;
-        Ok(aside)
+                true
+            },
+        )
     }
 
     /// The tables and counters.

@@ -69,7 +69,9 @@ impl Retention {
                 &mut |key, value| {
                     looked_at += 1;
                     last = Some(seq_of(key));
-                    if record::decode(value).is_ok_and(|state| over(&state)) {
+                    let state =
+                        record::split_first(value).and_then(|(state, _)| record::decode(state));
+                    if state.is_ok_and(|state| over(&state)) {
                         old.push(seq_of(key));
                     }
                     looked_at < STEP_MAX

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::disk::{Condition, Stuck};
+
 /// The floor is the smaller of this and 5 % of the file system (reliability contract §6).
 const FLOOR_BYTES: u64 = 256 << 20;
 
@@ -15,17 +17,19 @@ pub struct Room(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
+    condition: Condition,
     enough: AtomicBool,
     writable: AtomicBool,
     free_bytes: AtomicU64,
 }
 
 impl Room {
-    /// The room for what lies in `dir`.
-    pub fn new(dir: PathBuf) -> Self {
+    /// The room for what lies in `dir`, beside what the journal itself met with.
+    pub fn new(dir: PathBuf, condition: Condition) -> Self {
         let yes = || AtomicBool::new(true);
         let inner = Inner {
             dir,
+            condition,
             enough: yes(),
             writable: yes(),
             free_bytes: AtomicU64::new(0),
@@ -38,11 +42,13 @@ impl Room {
     /// Whether new work may be taken.
     pub fn has_room(&self) -> bool {
         self.0.enough.load(Ordering::Relaxed)
+            && self.0.condition.has_room_ahead()
+            && self.0.condition.stuck().is_none()
     }
 
     /// Whether the file system takes writes at all.
     pub fn is_writable(&self) -> bool {
-        self.0.writable.load(Ordering::Relaxed)
+        self.0.writable.load(Ordering::Relaxed) && self.0.condition.stuck() != Some(Stuck::ReadOnly)
     }
 
     /// Free bytes at the last measurement.

@@ -1,25 +1,145 @@
-//! The one writing thread: takes what has gathered, commits once, answers all.
+//! The two threads of the journal.
+//!
+//! *Writer*: takes what has gathered, makes it durable in the log, answers all. *Keeper*: puts the
+//! groups into the tables, many at a time, and now and then makes the tables durable, so that the log
+//! can be written again. A reader waits until the tables have what was answered before it asked.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::engine::Engine;
+use super::engine::{Engine, Save};
+use super::log::{Log, NotAppended};
 use super::{Batch, CommitError};
+use crate::clock::Clock;
 
 const GROUP_BATCHES_MAX: usize = 256;
 const GROUP_BYTES_MAX: usize = 1 << 20;
+/// The tables are behind the log by no more than this many bytes, or, if nobody reads, this long. Little
+/// at a time, because a sync of the log waits while the disk is busy with the tables.
+const BEHIND_BYTES_MAX: usize = 1 << 20;
+const BEHIND_TIME_US: u64 = 20_000;
+/// When nothing more comes for this long, the store is left so that it opens without a repair.
+const QUIET: Duration = Duration::from_millis(500);
 
-type Then = Box<dyn FnOnce(Result<(), CommitError>) + Send>;
+pub(super) type Then = Box<dyn FnOnce(Result<(), CommitError>) + Send>;
+
+/// How far the groups have come.
+#[derive(Debug)]
+pub(super) struct Progress {
+    state: Mutex<State>,
+    /// A number has grown.
+    moved: Condvar,
+    /// There is something for the keeper to do.
+    work: Condvar,
+    failed: watch::Sender<bool>,
+}
+
+/// The numbers only grow.
+#[derive(Debug, Default)]
+struct State {
+    /// Durable in the log, and answered.
+    answered: u64,
+    /// Somebody waits until this is in the tables.
+    wanted: u64,
+    /// In the tables.
+    kept: u64,
+    /// Durable in the tables.
+    durable: u64,
+    /// What the keeper has to put into the tables.
+    behind: Vec<Group>,
+    behind_bytes: usize,
+    closing: bool,
+    failed: bool,
+}
+
+/// A group that is durable in the log.
+#[derive(Debug)]
+struct Group {
+    number: u64,
+    batches: Vec<Batch>,
+}
+
+impl Progress {
+    /// Everything up to group `number` is durable in the tables.
+    pub(super) fn at(number: u64, failed: watch::Sender<bool>) -> Self {
+        let state = State {
+            answered: number,
+            kept: number,
+            durable: number,
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            moved: Condvar::new(),
+            work: Condvar::new(),
+            failed,
+        }
+    }
+
+    /// Waits until the tables have everything that was answered before this call.
+    pub(super) fn wait_for_tables(&self) -> Result<(), CommitError> {
+        let mut state = self.state();
+        let answered = state.answered;
+        if state.kept < answered {
+            state.wanted = state.wanted.max(answered);
+            self.work.notify_one();
+        }
+        self.wait(state, |state| state.kept >= answered)
+    }
+
+    fn wait(
+        &self,
+        state: MutexGuard<'_, State>,
+        until: impl Fn(&State) -> bool,
+    ) -> Result<(), CommitError> {
+        let state = self
+            .moved
+            .wait_while(state, |state| !until(state) && !state.failed)
+            .unwrap_or_else(PoisonError::into_inner);
+        if until(&state) {
+            Ok(())
+        } else {
+            Err(CommitError)
+        }
+    }
+
+    /// Hands a group to the keeper.
+    fn push(&self, group: Group, bytes: usize) {
+        let mut state = self.state();
+        state.behind_bytes += bytes;
+        let wake = state.behind.is_empty() || state.behind_bytes >= BEHIND_BYTES_MAX;
+        state.behind.push(group);
+        if wake {
+            self.work.notify_one();
+        }
+    }
+
+    fn fail(&self) {
+        self.state().failed = true;
+        self.moved.notify_all();
+        self.failed.send_replace(true);
+    }
+
+    fn close(&self) {
+        self.state().closing = true;
+        self.work.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// What is queued here is bounded by those who wait: each connection and each call in flight has at
 /// most one batch under way.
 #[derive(Debug)]
 pub(super) struct Writer {
     jobs: Mutex<Option<Sender<Job>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Job {
@@ -28,15 +148,29 @@ struct Job {
 }
 
 impl Writer {
-    pub(super) fn start(engine: Arc<Engine>, failed: watch::Sender<bool>) -> Self {
+    pub(super) fn start(engine: Arc<Engine>, log: Log, progress: Arc<Progress>) -> Self {
         let (jobs, queue) = channel();
-        let thread = std::thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn(move || run(&engine, &queue, &failed))
-            .expect("a process that cannot start one thread cannot work");
+        let keeper = Keeper {
+            engine,
+            progress: progress.clone(),
+            clock: Clock::system(),
+            number: log.number(),
+            unsaved: 0,
+            saved_us: 0,
+            save: Save::Durable,
+        };
+        let scribe = Scribe {
+            log,
+            progress,
+            clock: Clock::system(),
+        };
+        let threads = vec![
+            thread("journal", move || scribe.run(&queue)),
+            thread("journal-tables", move || keeper.run()),
+        ];
         Self {
             jobs: Mutex::new(Some(jobs)),
-            thread: Mutex::new(Some(thread)),
+            threads: Mutex::new(threads),
         }
     }
 
@@ -55,7 +189,7 @@ impl Writer {
         }
     }
 
-    /// Lets the thread finish its queue and waits for it.
+    /// Lets the threads finish their queues and waits for them.
     pub(super) fn stop(&self) {
         drop(
             self.jobs
@@ -63,41 +197,172 @@ impl Writer {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take(),
         );
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the journal's thread panicked");
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the journal panicked");
+            }
         }
     }
 }
 
-fn run(engine: &Engine, queue: &Receiver<Job>, failed: &watch::Sender<bool>) {
-    let clock = crate::clock::Clock::system();
-    let mut broken = false;
-    while let Ok(first) = queue.recv() {
-        let mut bytes = first.batch.bytes;
-        let mut group = vec![first];
-        while group.len() < GROUP_BATCHES_MAX && bytes < GROUP_BYTES_MAX {
-            let Ok(next) = queue.try_recv() else { break };
-            bytes += next.batch.bytes;
-            group.push(next);
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .expect("a process that cannot start a thread cannot work")
+}
+
+struct Scribe {
+    log: Log,
+    progress: Arc<Progress>,
+    clock: Clock,
+}
+
+impl Scribe {
+    fn run(mut self, queue: &Receiver<Job>) {
+        while let Ok(first) = queue.recv() {
+            let mut bytes = first.batch.bytes;
+            let (mut batches, mut thens) = (vec![first.batch], vec![first.then]);
+            while batches.len() < GROUP_BATCHES_MAX && bytes < GROUP_BYTES_MAX {
+                let Ok(next) = queue.try_recv() else { break };
+                bytes += next.batch.bytes;
+                batches.push(next.batch);
+                thens.push(next.then);
+            }
+            let started_us = self.clock.mono_us();
+            let records = batches.len();
+            let result = self.commit(batches, bytes);
+            let us = self.clock.mono_us() - started_us;
+            crate::metrics::store_commit(records, us, result.is_ok());
+            for then in thens {
+                then(result);
+            }
         }
-        let started_ms = clock.mono_us();
-        let result = if broken {
-            Err(CommitError)
-        } else {
-            engine.write(group.iter().map(|job| &job.batch))
+        self.progress.close();
+    }
+
+    /// After a failure nothing more is written: what the disk has, only reading can tell.
+    fn commit(&mut self, batches: Vec<Batch>, bytes: usize) -> Result<(), CommitError> {
+        let state = self.progress.state();
+        let (durable, failed) = (state.durable, state.failed);
+        drop(state);
+        if failed {
+            return Err(CommitError);
+        }
+        let mut appended = self.log.append(batches.iter(), durable);
+        if let Err(NotAppended::Until(number)) = appended {
+            self.wait_until_durable(number)?;
+            appended = self.log.append(batches.iter(), number);
+        }
+        let (number, logged) = match appended {
+            Ok(number) => (number, true),
+            Err(NotAppended::TooLarge) => (self.log.skip(), false),
+            Err(NotAppended::Io(error)) => {
+                tracing::error!(%error, "the journal's log cannot be written");
+                self.progress.fail();
+                return Err(CommitError);
+            }
+            Err(NotAppended::Until(_)) => return Err(CommitError),
         };
-        crate::metrics::store_commit(group.len(), clock.mono_us() - started_ms, result.is_ok());
-        if result.is_err() && !broken {
-            broken = true;
-            failed.send_replace(true);
+        self.progress.push(Group { number, batches }, bytes);
+        if !logged {
+            // What has no frame must be durable in the tables before it is answered.
+            self.wait_until_durable(number)?;
         }
-        for job in group {
-            (job.then)(result);
+        self.progress.state().answered = number;
+        Ok(())
+    }
+
+    fn wait_until_durable(&self, number: u64) -> Result<(), CommitError> {
+        let mut state = self.progress.state();
+        state.behind_bytes += BEHIND_BYTES_MAX;
+        self.progress.work.notify_one();
+        self.progress.wait(state, |state| state.durable >= number)
+    }
+}
+
+struct Keeper {
+    engine: Arc<Engine>,
+    progress: Arc<Progress>,
+    clock: Clock,
+    /// The last group in the tables.
+    number: u64,
+    /// Bytes in the tables that are not durable there.
+    unsaved: usize,
+    saved_us: u64,
+    /// How the tables were saved last.
+    save: Save,
+}
+
+impl Keeper {
+    fn run(mut self) {
+        loop {
+            let (groups, bytes, closing) = self.next();
+            let quiet = groups.is_empty();
+            let now_us = self.clock.mono_us();
+            let old = now_us - self.saved_us >= BEHIND_TIME_US;
+            self.unsaved += bytes;
+            let save = if quiet {
+                Save::Tidy
+            } else if old || self.unsaved >= BEHIND_BYTES_MAX {
+                Save::Durable
+            } else {
+                Save::Visible
+            };
+            let tidy = quiet && self.save == Save::Tidy;
+            if !tidy && !self.keep(&groups, save) {
+                return;
+            }
+            if save != Save::Visible {
+                self.unsaved = 0;
+                self.saved_us = now_us;
+            }
+            if closing && quiet {
+                return;
+            }
         }
+    }
+
+    /// Waits for groups; none: it is quiet, or the last thing is to do.
+    fn next(&self) -> (Vec<Group>, usize, bool) {
+        let idle = |state: &mut State| state.behind.is_empty() && !state.closing;
+        let gathering = |state: &mut State| {
+            state.wanted <= state.kept && state.behind_bytes < BEHIND_BYTES_MAX && !state.closing
+        };
+        let work = &self.progress.work;
+        let mut state = self.progress.state();
+        state = if self.save == Save::Tidy {
+            let waited = work.wait_while(state, idle);
+            waited.unwrap_or_else(PoisonError::into_inner)
+        } else {
+            let waited = work.wait_timeout_while(state, QUIET, idle);
+            waited.unwrap_or_else(PoisonError::into_inner).0
+        };
+        if !state.behind.is_empty() {
+            let waited =
+                work.wait_timeout_while(state, Duration::from_micros(BEHIND_TIME_US), gathering);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let bytes = std::mem::take(&mut state.behind_bytes);
+        (std::mem::take(&mut state.behind), bytes, state.closing)
+    }
+
+    fn keep(&mut self, groups: &[Group], save: Save) -> bool {
+        let number = groups.last().map_or(self.number, |group| group.number);
+        let batches = groups.iter().flat_map(|group| &group.batches);
+        if self.engine.write(batches, number, save).is_err() {
+            self.progress.fail();
+            return false;
+        }
+        (self.number, self.save) = (number, save);
+        let mut state = self.progress.state();
+        state.kept = number;
+        if save != Save::Visible {
+            state.durable = number;
+        }
+        drop(state);
+        self.progress.moved.notify_all();
+        true
     }
 }

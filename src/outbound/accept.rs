@@ -36,7 +36,7 @@ pub struct Outbox {
     /// The store.
     pub journal: Journal,
     /// Idempotency keys used.
-    pub idempotency: Arc<Aged<Used>>,
+    pub idempotency: Arc<Aged<Used, 1>>,
     /// Tells the platform of messages that end here.
     pub outcomes: Outcomes,
     /// Whether the disk has room.
@@ -203,7 +203,7 @@ impl Outbox {
                 body: *body,
                 answer: answer.clone(),
             };
-            self.idempotency.note(&mut batch, key, &used, wall_ms);
+            self.idempotency.note(&mut batch, &[*key], &used, wall_ms);
         }
         let stored = self
             .submit(batch, seq, state, ended, keyed, answer.clone(), wall_ms)
@@ -246,7 +246,7 @@ impl Outbox {
             if result.is_ok() {
                 // The guard goes with it: a client that hangs up and repeats waits for this commit.
                 if let Some((key, body, _guard)) = keyed {
-                    idempotency.remember(key, Used { body, answer }, wall_ms);
+                    idempotency.remember([key], &Used { body, answer }, wall_ms);
                 }
                 match ended {
                     Some(ended) => {

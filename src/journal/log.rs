@@ -1,0 +1,283 @@
+//! The log before the tables: what makes a group durable in one write and one sync.
+//!
+//! A file of fixed size in two halves, made of zeros at the first start, so that a sync has nothing
+//! to write but data and a full disk does not stop it. A *frame* is one group of batches:
+//!
+//! ```text
+//! 0..4     "dLog"
+//! 4        version of the body's layout
+//! 5..8     0
+//! 8..16    number of the group, big endian: that of the group before plus 1
+//! 16..20   length of the body, big endian
+//! 20..24   CRC-32 of bytes 4..20 and the body, big endian
+//! 24..     the writes of the group, see `encode`
+//! ```
+//!
+//! Frames begin at multiples of 4 KiB and do not cross into the other half. A half is written again
+//! from its start only once the tables have durably all that is in it, so a frame of an earlier lap
+//! has a number that the tables have passed. One frame is under way at a time: one that does not
+//! check out is the torn end if no later one exists, and damage if one does.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::disk::{Condition, Medium};
+use super::{Batch, Counter, Table, Write};
+
+/// Frames begin at multiples of this, so that a reader finds the next one behind a damaged one.
+const BLOCK_BYTES: usize = 4_096;
+/// Of a log on disk.
+pub(super) const HALF_BYTES: usize = 8 << 20;
+const MAGIC: [u8; 4] = *b"dLog";
+const VERSION: u8 = 1;
+const HEAD_BYTES: usize = 24;
+
+/// Where the next frame goes.
+#[derive(Debug)]
+pub(super) struct Log {
+    medium: Box<dyn Medium>,
+    condition: Condition,
+    half_bytes: usize,
+    /// Number of the last group.
+    number: u64,
+    /// The half that is being written, the end of its last frame, and its last group.
+    half: usize,
+    end: usize,
+    last: u64,
+    /// The last group in the other half.
+    last_of_other: u64,
+}
+
+/// Why a group cannot be appended.
+#[derive(Debug)]
+pub(super) enum NotAppended {
+    /// The other half is still needed, until the tables are durable up to this group.
+    Until(u64),
+    /// It does not fit into a half.
+    TooLarge,
+    /// The disk failed.
+    Io(io::Error),
+}
+
+/// What a log holds beyond what the tables have.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Groups in order.
+    pub(super) groups: Vec<(u64, Batch)>,
+    /// Damaged groups, with the bytes that lie between their neighbours.
+    pub(super) damaged: Vec<(u64, Vec<u8>)>,
+}
+
+impl Log {
+    /// Makes an empty log with halves of `half_bytes`, a multiple of 4 KiB.
+    pub(super) fn create(medium: &dyn Medium, half_bytes: usize) -> io::Result<()> {
+        let zeros = vec![0; half_bytes.min(1 << 20)];
+        for at in (0..2 * half_bytes).step_by(zeros.len()) {
+            medium.write(at as u64, &zeros)?;
+        }
+        medium.sync()
+    }
+
+    /// Whether no group was ever written to `medium`.
+    pub(super) fn is_unused(medium: &dyn Medium) -> io::Result<bool> {
+        let mut first = [0; HEAD_BYTES];
+        medium.read(0, &mut first)?;
+        Ok(first == [0; HEAD_BYTES])
+    }
+
+    /// Reads what `medium` holds beyond group `applied`. Until the tables are durable up to what was
+    /// found, nothing may be appended.
+    pub(super) fn open(
+        medium: Box<dyn Medium>,
+        applied: u64,
+        condition: Condition,
+    ) -> io::Result<(Self, Found)> {
+        let half_bytes = usize::try_from(medium.len()? / 2).map_err(io::Error::other)?;
+        let mut frames = BTreeMap::new();
+        for half in 0..2 {
+            let mut bytes = vec![0; half_bytes];
+            medium.read((half * half_bytes) as u64, &mut bytes)?;
+            let mut end = 0;
+            scan(&bytes, &mut |at, number, body| {
+                if number > applied {
+                    let before = bytes.get(end..at).unwrap_or_default().to_vec();
+                    frames.insert(number, (before, decode(body)));
+                    end = at + occupied(body.len());
+                }
+            });
+        }
+        let mut found = Found::default();
+        let mut number = applied;
+        for (this, (before, group)) in frames {
+            let lost = number + 1..this;
+            found
+                .damaged
+                .extend(lost.map(|lost| (lost, before.clone())));
+            match group {
+                Some(group) => found.groups.push((this, group)),
+                None => found.damaged.push((this, before)),
+            }
+            number = this;
+        }
+        let log = Self {
+            medium,
+            condition,
+            half_bytes,
+            number,
+            half: 0,
+            end: 0,
+            last: 0,
+            last_of_other: 0,
+        };
+        Ok((log, found))
+    }
+
+    /// The number of the last group.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Gives a number to a group that goes into the tables without a frame.
+    pub(super) fn skip(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    /// Makes a group durable and returns its number. The tables are durable up to group `durable`.
+    pub(super) fn append<'a>(
+        &mut self,
+        group: impl Iterator<Item = &'a Batch>,
+        durable: u64,
+    ) -> Result<u64, NotAppended> {
+        let frame = encode(self.number + 1, group);
+        if frame.len() > self.half_bytes {
+            return Err(NotAppended::TooLarge);
+        }
+        if self.end + frame.len() > self.half_bytes {
+            if self.last_of_other > durable {
+                return Err(NotAppended::Until(self.last_of_other));
+            }
+            self.last_of_other = self.last;
+            self.half = 1 - self.half;
+            self.end = 0;
+        }
+        let at = self.half * self.half_bytes + self.end;
+        self.condition
+            .patiently(|| self.medium.write(at as u64, &frame))
+            .and_then(|()| self.medium.sync())
+            .map_err(NotAppended::Io)?;
+        self.number += 1;
+        self.last = self.number;
+        self.end += frame.len().next_multiple_of(BLOCK_BYTES);
+        Ok(self.number)
+    }
+}
+
+/// The bytes that a frame takes up.
+fn occupied(body_bytes: usize) -> usize {
+    (HEAD_BYTES + body_bytes).next_multiple_of(BLOCK_BYTES)
+}
+
+fn scan(half: &[u8], visit: &mut dyn FnMut(usize, u64, &[u8])) {
+    let mut at = 0;
+    while let Some(rest) = half.get(at..).filter(|rest| !rest.is_empty()) {
+        at += match read_frame(rest) {
+            Some((number, body)) => {
+                visit(at, number, body);
+                occupied(body.len())
+            }
+            None => BLOCK_BYTES,
+        };
+    }
+}
+
+/// The frame at the start of `bytes`.
+fn read_frame(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
+    let (covered, sum) = head.strip_prefix(&MAGIC)?.split_last_chunk::<4>()?;
+    let (about, length) = covered.split_last_chunk::<4>()?;
+    let (version, number) = about.split_last_chunk::<8>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let body = rest.get(..length)?;
+    let good = version == [VERSION, 0, 0, 0] && checksum(covered, body) == u32::from_be_bytes(*sum);
+    good.then_some((u64::from_be_bytes(*number), body))
+}
+
+fn checksum(covered: &[u8], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(covered);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+const PUT: u8 = 1;
+const DELETE: u8 = 2;
+const ADD: u8 = 3;
+
+/// A frame. In its body each write is a kind, the number of a table or counter, and for a put the
+/// key and the value, for a deletion the key, each behind its length (4, big endian), for an addition
+/// the amount (8, big endian).
+fn encode<'a>(number: u64, group: impl Iterator<Item = &'a Batch>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(BLOCK_BYTES);
+    out.extend_from_slice(&[0; HEAD_BYTES]);
+    for write in group.flat_map(|batch| &batch.writes) {
+        match write {
+            Write::Put(table, key, value) => {
+                out.extend_from_slice(&[PUT, table.number()]);
+                put_bytes(&mut out, key);
+                put_bytes(&mut out, value);
+            }
+            Write::Delete(table, key) => {
+                out.extend_from_slice(&[DELETE, table.number()]);
+                put_bytes(&mut out, key);
+            }
+            Write::Add(counter, amount) => {
+                out.extend_from_slice(&[ADD, counter.number()]);
+                out.extend_from_slice(&amount.to_be_bytes());
+            }
+        }
+    }
+    if let Some((head, body)) = out.split_first_chunk_mut::<HEAD_BYTES>() {
+        let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
+        let covered = [&[VERSION, 0, 0, 0][..], &number.to_be_bytes(), &length].concat();
+        let sum = checksum(&covered, body).to_be_bytes();
+        head.copy_from_slice(&[&MAGIC[..], &covered, &sum].concat());
+    }
+    out
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// The writes of a body; `None` if it is not one that this release writes.
+fn decode(mut body: &[u8]) -> Option<Batch> {
+    let mut batch = Batch::default();
+    while let Some((&[kind, number], rest)) = body.split_first_chunk::<2>() {
+        body = rest;
+        match kind {
+            PUT => {
+                let key = take_bytes(&mut body)?;
+                batch.put(Table::numbered(number)?, key, take_bytes(&mut body)?);
+            }
+            DELETE => batch.delete(Table::numbered(number)?, take_bytes(&mut body)?),
+            ADD => {
+                let (amount, rest) = body.split_first_chunk::<8>()?;
+                body = rest;
+                batch.add(Counter::numbered(number)?, u64::from_be_bytes(*amount));
+            }
+            _ => return None,
+        }
+    }
+    body.is_empty().then_some(batch)
+}
+
+fn take_bytes<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, rest) = body.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (bytes, rest) = rest.split_at_checked(length)?;
+    *body = rest;
+    Some(bytes)
+}
