@@ -22,10 +22,10 @@
 //! The *log* makes batches durable, cheaply: it is of fixed size and written over and over. The
 //! *tables* are what is read. A second thread, the keeper, brings the tables up to the log, many
 //! groups at a time: at once when a reader waits, else within 20 ms or 1 MiB. It makes the tables
-//! durable as often, after which the log may forget. When nothing happens for half a second the store
-//! is left tidy: it opens at once, even after a crash.
+//! durable as often, after which the log may forget.
 //!
-//! Opening: the tables say up to which group they have the log (`meta`, `group`); later groups are read
+//! Opening: every page of the tables is checked, so that a changed one is found before it is believed;
+//! the store is refused then. The tables say up to which group they have the log (`meta`, `group`); later groups are read
 //! from the log and put into the tables, in order. The group's number and its writes are one
 //! transaction, so no group is applied twice. The torn end of the log was never answered and is cut; a
 //! damaged group before a sound one is set aside.

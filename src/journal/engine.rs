@@ -74,9 +74,6 @@ pub(super) enum Save {
     Visible,
     /// Durable, with everything before.
     Durable,
-    /// And the store opens without walking through all of its file after a crash. That is dear, so it
-    /// is for when there is nothing else to do.
-    Tidy,
 }
 
 #[derive(Debug)]
@@ -128,6 +125,9 @@ impl Engine {
         let disk = Arc::new(Disk::new(medium, condition)?);
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
+        // Reads the whole file, about a second a gigabyte: a page that has changed since it was written
+        // must be found here, not by whoever needs it, or never.
+        builder.set_check_integrity_on_open(true);
         let db = builder.create_with_backend(Backend(disk.clone()))?;
         let engine = Self {
             db,
@@ -148,7 +148,7 @@ impl Engine {
     fn format(&self) -> Result<(), Unopened> {
         let mut batch = Batch::default();
         batch.add(Counter::Format, FORMAT);
-        self.write([&batch].into_iter(), 0, Save::Tidy)
+        self.write([&batch].into_iter(), 0, Save::Durable)
             .map_err(|_| Unopened::Damaged("it cannot be formatted; see the log".to_owned()))
     }
 
@@ -196,9 +196,8 @@ impl Engine {
         let mut transaction = self.db.begin_write()?;
         transaction.set_durability(match save {
             Save::Visible => Durability::None,
-            Save::Durable | Save::Tidy => Durability::Immediate,
+            Save::Durable => Durability::Immediate,
         })?;
-        transaction.set_quick_repair(save == Save::Tidy);
         {
             // Opening a table costs a look-up in the root; open each once and keep the order of
             // writes within it.

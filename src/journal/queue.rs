@@ -115,10 +115,12 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
         view: &View<'_>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Appended<S>>), ReadError> {
         let mut last = 0;
-        view.walk(place.payload, &[], &[], Order::Descending, &mut |key, _| {
-            last = seq_of(key);
-            false
-        })?;
+        for table in [place.payload, place.live, place.done] {
+            view.walk(table, &[], &[], Order::Descending, &mut |key, _| {
+                last = last.max(seq_of(key));
+                false
+            })?;
+        }
         // Numbers that were purged are not given out again.
         let next = last.max(view.counter(place.accepted)?) + 1;
         let (worker, entries) = mpsc::unbounded_channel();

@@ -22,9 +22,6 @@ const GROUP_BYTES_MAX: usize = 1 << 20;
 /// at a time, because a sync of the log waits while the disk is busy with the tables.
 const BEHIND_BYTES_MAX: usize = 1 << 20;
 const BEHIND_TIME_US: u64 = 20_000;
-/// When nothing more comes for this long, the store is left so that it opens without a repair.
-const QUIET: Duration = Duration::from_millis(500);
-
 pub(super) type Then = Box<dyn FnOnce(Result<(), CommitError>) + Send>;
 
 /// How far the groups have come.
@@ -157,7 +154,6 @@ impl Writer {
             number: log.number(),
             unsaved: 0,
             saved_us: 0,
-            save: Save::Durable,
         };
         let scribe = Scribe {
             log,
@@ -244,6 +240,26 @@ impl Scribe {
 
     /// After a failure nothing more is written: what the disk has, only reading can tell.
     fn commit(&mut self, batches: Vec<Batch>, bytes: usize) -> Result<(), CommitError> {
+        let number = if let Some(number) = self.append(&batches)? {
+            self.progress.push(Group { number, batches }, bytes);
+            number
+        } else {
+            // It must be durable in the tables before it is answered. The empty frame behind it is for
+            // a store whose tables were damaged: it shows that there was something before.
+            let number = self.log.skip();
+            self.progress.push(Group { number, batches }, bytes);
+            self.wait_until_durable(number)?;
+            let number = self.append(&[])?.unwrap_or(number);
+            let batches = vec![];
+            self.progress.push(Group { number, batches }, 0);
+            number
+        };
+        self.progress.state().answered = number;
+        Ok(())
+    }
+
+    /// Makes a group durable in the log; `None`: it is too large for that.
+    fn append(&mut self, batches: &[Batch]) -> Result<Option<u64>, CommitError> {
         let state = self.progress.state();
         let (durable, failed) = (state.durable, state.failed);
         drop(state);
@@ -255,23 +271,16 @@ impl Scribe {
             self.wait_until_durable(number)?;
             appended = self.log.append(batches.iter(), number);
         }
-        let (number, logged) = match appended {
-            Ok(number) => (number, true),
-            Err(NotAppended::TooLarge) => (self.log.skip(), false),
+        match appended {
+            Ok(number) => Ok(Some(number)),
+            Err(NotAppended::TooLarge) => Ok(None),
             Err(NotAppended::Io(error)) => {
                 tracing::error!(%error, "the journal's log cannot be written");
                 self.progress.fail();
-                return Err(CommitError);
+                Err(CommitError)
             }
-            Err(NotAppended::Until(_)) => return Err(CommitError),
-        };
-        self.progress.push(Group { number, batches }, bytes);
-        if !logged {
-            // What has no frame must be durable in the tables before it is answered.
-            self.wait_until_durable(number)?;
+            Err(NotAppended::Until(_)) => Err(CommitError),
         }
-        self.progress.state().answered = number;
-        Ok(())
     }
 
     fn wait_until_durable(&self, number: u64) -> Result<(), CommitError> {
@@ -288,60 +297,50 @@ struct Keeper {
     clock: Clock,
     /// The last group in the tables.
     number: u64,
-    /// Bytes in the tables that are not durable there.
+    /// Bytes in the tables that are not durable there, and since when at the longest.
     unsaved: usize,
     saved_us: u64,
-    /// How the tables were saved last.
-    save: Save,
 }
 
 impl Keeper {
     fn run(mut self) {
         loop {
             let (groups, bytes, closing) = self.next();
-            let quiet = groups.is_empty();
+            self.unsaved += bytes + groups.len();
             let now_us = self.clock.mono_us();
-            let old = now_us - self.saved_us >= BEHIND_TIME_US;
-            self.unsaved += bytes;
-            let save = if quiet {
-                Save::Tidy
-            } else if old || self.unsaved >= BEHIND_BYTES_MAX {
-                Save::Durable
-            } else {
-                Save::Visible
-            };
-            let tidy = quiet && self.save == Save::Tidy;
-            if !tidy && !self.keep(&groups, save) {
+            let due = groups.is_empty()
+                || closing
+                || self.unsaved >= BEHIND_BYTES_MAX
+                || now_us - self.saved_us >= BEHIND_TIME_US;
+            let save = if due { Save::Durable } else { Save::Visible };
+            if self.unsaved > 0 && !self.keep(&groups, save) || closing {
                 return;
             }
-            if save != Save::Visible {
+            if due {
                 self.unsaved = 0;
                 self.saved_us = now_us;
-            }
-            if closing && quiet {
-                return;
             }
         }
     }
 
-    /// Waits for groups; none: it is quiet, or the last thing is to do.
+    /// Waits for groups; none: those that are in the tables should become durable.
     fn next(&self) -> (Vec<Group>, usize, bool) {
         let idle = |state: &mut State| state.behind.is_empty() && !state.closing;
         let gathering = |state: &mut State| {
             state.wanted <= state.kept && state.behind_bytes < BEHIND_BYTES_MAX && !state.closing
         };
+        let a_while = Duration::from_micros(BEHIND_TIME_US);
         let work = &self.progress.work;
         let mut state = self.progress.state();
-        state = if self.save == Save::Tidy {
+        state = if self.unsaved == 0 {
             let waited = work.wait_while(state, idle);
             waited.unwrap_or_else(PoisonError::into_inner)
         } else {
-            let waited = work.wait_timeout_while(state, QUIET, idle);
+            let waited = work.wait_timeout_while(state, a_while, idle);
             waited.unwrap_or_else(PoisonError::into_inner).0
         };
         if !state.behind.is_empty() {
-            let waited =
-                work.wait_timeout_while(state, Duration::from_micros(BEHIND_TIME_US), gathering);
+            let waited = work.wait_timeout_while(state, a_while, gathering);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let bytes = std::mem::take(&mut state.behind_bytes);
@@ -355,10 +354,10 @@ impl Keeper {
             self.progress.fail();
             return false;
         }
-        (self.number, self.save) = (number, save);
+        self.number = number;
         let mut state = self.progress.state();
         state.kept = number;
-        if save != Save::Visible {
+        if save == Save::Durable {
             state.durable = number;
         }
         drop(state);

@@ -26,5 +26,6 @@ mod messages;
 mod process;
 mod requests;
 mod slow_disk;
+mod store;
 mod support;
 mod tokens;

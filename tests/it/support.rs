@@ -1,5 +1,7 @@
 //! A stage for one test: box, platform, daemon, and the questions that tests ask.
 
+pub mod faulty;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -225,4 +227,9 @@ impl Dice {
         self.0 ^= self.0 << 17;
         self.0 % end
     }
+}
+
+/// Whether the long tests were asked for (`tests/run --long`).
+pub fn long() -> bool {
+    std::env::var_os("DINGD_LONG").is_some()
 }

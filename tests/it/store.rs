@@ -1,0 +1,452 @@
+//! The journal on a disk that fails, against a plain map: after every end, whatever was answered is
+//! there, in one piece, and nothing that was never written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dingd::journal::aged::Aged;
+use dingd::journal::disk::Condition;
+use dingd::journal::queue::{INBOX, OUTBOX, Place, Queue};
+use dingd::journal::{Batch, Journal, Order, Table};
+
+use crate::support::Dice;
+use crate::support::faulty::{Machine, Plan};
+
+const TABLES: usize = 0;
+const LOG: usize = 1;
+/// Small, so that the log is written over and over within a test.
+const HALF_BYTES: usize = 32 << 10;
+const STEPS: u64 = 60;
+
+/// What is in a store, as far as it matters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Content {
+    live: BTreeMap<u64, u64>,
+    done: BTreeMap<u64, u64>,
+    payload: BTreeMap<u64, Vec<u8>>,
+    seen: BTreeSet<[u8; 16]>,
+    accepted: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Append(u64, Vec<u8>),
+    Settled(u64, Vec<u8>),
+    Update(u64, u64),
+    Finish(u64, u64),
+    Reopen(u64, u64),
+    Purge(u64),
+    Seen([u8; 16]),
+}
+
+impl Content {
+    fn apply(&mut self, act: &Act) {
+        match act {
+            Act::Append(seq, payload) => {
+                self.live.insert(*seq, 0);
+                self.payload.insert(*seq, payload.clone());
+                self.accepted += 1;
+            }
+            Act::Settled(seq, _) => {
+                self.done.insert(*seq, 0);
+                self.accepted += 1;
+            }
+            Act::Update(seq, state) => drop(self.live.insert(*seq, *state)),
+            Act::Finish(seq, state) => {
+                self.live.remove(seq);
+                self.done.insert(*seq, *state);
+            }
+            Act::Reopen(seq, state) => {
+                self.done.remove(seq);
+                self.live.insert(*seq, *state);
+            }
+            Act::Purge(seq) => {
+                self.done.remove(seq);
+                self.payload.remove(seq);
+            }
+            Act::Seen(key) => drop(self.seen.insert(*key)),
+        }
+    }
+}
+
+/// A store that is worked with.
+struct Store {
+    journal: Journal,
+    queue: Queue<u64>,
+    seen: Aged<(), 2>,
+}
+
+impl Store {
+    fn open(machine: &Machine) -> Result<Self, String> {
+        let condition = Condition::retrying_after(Duration::from_millis(1));
+        let (tables, log) = (machine.file(TABLES), machine.file(LOG));
+        let journal =
+            Journal::on(tables, log, HALF_BYTES, condition).map_err(|error| error.to_string())?;
+        let seen = Aged::new(Table::Dedup, 1_000_000, 1_000);
+        let mut aside = Batch::default();
+        let (queue, _) = journal
+            .read_blocking(|view| {
+                seen.load(view, &mut aside)?;
+                Queue::open(INBOX, view)
+            })
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            journal,
+            queue,
+            seen,
+        })
+    }
+
+    fn put(&self, batch: &mut Batch, act: &Act) {
+        let queue = &self.queue;
+        match act {
+            Act::Append(seq, payload) => queue.append(batch, *seq, payload.clone(), &0),
+            Act::Settled(seq, payload) => queue.append_settled(batch, *seq, payload, &0),
+            Act::Update(seq, state) => queue.update(batch, *seq, state),
+            Act::Finish(seq, state) => queue.finish(batch, *seq, state),
+            Act::Reopen(seq, state) => queue.reopen(batch, *seq, state),
+            Act::Purge(seq) => queue.purge(batch, *seq),
+            Act::Seen(key) => self.seen.note(batch, &[*key, *key], &(), 5),
+        }
+    }
+
+    /// Everything, read back and checked record by record.
+    fn content(&self) -> Content {
+        let read = self.journal.read_blocking(|view| {
+            let mut content = Content::default();
+            let mut states = |table, into: &mut BTreeMap<u64, u64>| {
+                view.walk(table, &[], &[], Order::Ascending, &mut |key, value| {
+                    let (state, _) = dingd::delivery::record::split_first(value).unwrap();
+                    let state = dingd::delivery::record::decode(state).unwrap();
+                    into.insert(u64::from_be_bytes(key.try_into().unwrap()), state);
+                    true
+                })
+            };
+            states(INBOX.live, &mut content.live)?;
+            states(INBOX.done, &mut content.done)?;
+            view.walk(
+                INBOX.payload,
+                &[],
+                &[],
+                Order::Ascending,
+                &mut |key, value| {
+                    let seq = u64::from_be_bytes(key.try_into().unwrap());
+                    content.payload.insert(seq, value.to_vec());
+                    true
+                },
+            )?;
+            view.walk(Table::Dedup, &[], &[], Order::Ascending, &mut |key, _| {
+                content.seen.insert(key[8..].try_into().unwrap());
+                true
+            })?;
+            content.accepted = view.counter(INBOX.accepted)?;
+            let books = self.queue.books(view)?;
+            assert_eq!(books.mismatch(), 0, "{books:?}");
+            Ok(content)
+        });
+        read.unwrap()
+    }
+}
+
+/// What was asked for, in order, and how much of it was answered with yes.
+#[derive(Default)]
+struct History {
+    acts: Vec<Vec<Act>>,
+    answered: Arc<AtomicUsize>,
+    /// A yes behind a no.
+    broken: Arc<Mutex<bool>>,
+}
+
+/// Random work, always on what the model has.
+fn work(store: &Store, model: &mut Content, dice: &mut Dice, steps: u64) -> History {
+    let mut history = History::default();
+    for _ in 0..steps {
+        let mut acts = vec![];
+        for _ in 0..=dice.below(3) {
+            let act = choose(store, model, dice);
+            model.apply(&act);
+            acts.push(act);
+        }
+        let mut batch = Batch::default();
+        for act in &acts {
+            store.put(&mut batch, act);
+        }
+        history.acts.push(acts);
+        let (answered, broken) = (history.answered.clone(), history.broken.clone());
+        let place = history.acts.len();
+        store.journal.submit(batch, move |result| {
+            if result.is_ok() {
+                let before = answered.fetch_add(1, Ordering::SeqCst);
+                *broken.lock().unwrap() |= before + 1 != place;
+            }
+        });
+        // Sometimes groups of one, sometimes of many.
+        if dice.below(3) == 0 {
+            drop(store.journal.read_blocking(|_| Ok(())));
+        }
+        if dice.below(8) == 0 {
+            std::thread::sleep(Duration::from_millis(dice.below(3)));
+        }
+    }
+    history
+}
+
+fn choose(store: &Store, model: &Content, dice: &mut Dice) -> Act {
+    let mut one = |map: &BTreeMap<u64, u64>| {
+        let nth = dice.below(map.len().max(1) as u64);
+        map.keys().nth(usize::try_from(nth).unwrap()).copied()
+    };
+    let (live, done) = (one(&model.live), one(&model.done));
+    let payload = vec![
+        u8::try_from(dice.below(256)).unwrap();
+        1 + usize::try_from(dice.below(3_000)).unwrap()
+    ];
+    match (dice.below(10), live, done) {
+        (0, ..) => Act::Settled(store.queue.reserve(), payload),
+        (1, ..) => Act::Seen([u8::try_from(dice.below(256)).unwrap(); 16]),
+        (2 | 3, Some(seq), _) => Act::Update(seq, dice.below(1_000)),
+        (4 | 5, Some(seq), _) => Act::Finish(seq, dice.below(1_000)),
+        (6, _, Some(seq)) if model.payload.contains_key(&seq) => {
+            Act::Reopen(seq, dice.below(1_000))
+        }
+        (7, _, Some(seq)) => Act::Purge(seq),
+        _ => Act::Append(store.queue.reserve(), payload),
+    }
+}
+
+/// Compares what a store holds with the model: all that was answered, perhaps more of what was asked,
+/// in order. Returns the model as it is now.
+fn check(store: &Store, before: &Content, history: &History, seed: u64) -> Content {
+    assert!(
+        !*history.broken.lock().unwrap(),
+        "answers out of order, seed {seed}"
+    );
+    let answered = history.answered.load(Ordering::SeqCst);
+    let content = store.content();
+    let mut model = before.clone();
+    for (n, acts) in history.acts.iter().enumerate() {
+        if n >= answered && model == content {
+            return model;
+        }
+        for act in acts {
+            model.apply(act);
+        }
+    }
+    assert!(
+        model == content,
+        "{answered} of {} batches were answered, but the store holds something else; seed {seed}\nasked: {model:#?}\nfound: {content:#?}",
+        history.acts.len()
+    );
+    model
+}
+
+/// One life after another on one machine, each with its plan; after half of them the power is cut.
+fn lives(seed: u64, count: u64, plan: impl Fn(&mut Dice) -> Plan, power: bool) {
+    let mut dice = Dice::new(seed);
+    let (mut machine, mut model) = (made(), Content::default());
+    for _ in 0..count {
+        machine.plan(plan(&mut dice));
+        let (next, _) = life(machine, &mut model, &mut dice, power, seed);
+        machine = next;
+    }
+}
+
+/// Work until the end that was planned, then look. Returns the machine afterwards and whether the
+/// journal had failed.
+fn life(
+    machine: Machine,
+    model: &mut Content,
+    dice: &mut Dice,
+    power: bool,
+    seed: u64,
+) -> (Machine, bool) {
+    let mut history = History::default();
+    let mut failed = true;
+    // The end may come while it opens.
+    if let Ok(store) = Store::open(&machine) {
+        history = work(&store, &mut model.clone(), dice, STEPS);
+        if dice.below(2) == 0 {
+            store.journal.close();
+        }
+        failed = store.journal.has_failed();
+    }
+    let machine = if power {
+        machine.power_up(dice)
+    } else {
+        machine.restart()
+    };
+    let store = Store::open(&machine)
+        .unwrap_or_else(|error| panic!("it does not open: {error}; seed {seed}"));
+    *model = check(&store, model, &history, seed);
+    store.journal.close();
+    (machine.restart(), failed)
+}
+
+/// A machine with an empty store; what may happen while it is made is a test of its own.
+fn made() -> Machine {
+    let machine = Machine::new();
+    Store::open(&machine).unwrap().journal.close();
+    machine.restart()
+}
+
+fn many(short: u64, long: u64) -> u64 {
+    if crate::support::long() { long } else { short }
+}
+
+#[test]
+fn a_store_and_a_map_agree_after_every_clean_stop_and_every_kill() {
+    for seed in 1..=many(6, 60) {
+        lives(seed, 5, |_| Plan::Nothing, false);
+    }
+}
+
+/// Somewhere within a life's calls, so that most ends come while it works.
+fn sometime(dice: &mut Dice) -> Plan {
+    Plan::Dead {
+        at: 1 + dice.below(150),
+        after: dice.below(2) == 0,
+    }
+}
+
+#[test]
+fn fifty_power_cuts_lose_nothing_that_was_answered() {
+    for seed in 1..=many(10, 100) {
+        lives(seed, 5, sometime, true);
+    }
+}
+
+#[test]
+fn a_kill_at_any_call_of_the_disk_loses_nothing() {
+    for after in [false, true] {
+        each_call(|at| Plan::Dead { at, after }, |_| ());
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_call_from_the_first_start_on_leaves_something_that_opens() {
+    let mut dice = Dice::new(1);
+    for at in 1.. {
+        let machine = Machine::new();
+        machine.plan(Plan::Dead { at, after: false });
+        if let Ok(store) = Store::open(&machine) {
+            store.journal.close();
+            break;
+        }
+        // Files are renamed when they are complete, so one of them is whole or not there.
+        let [mut tables, mut log] = [TABLES, LOG].map(|n| machine.power_up(&mut dice).bytes(n));
+        tables.clear();
+        if log.len() < 2 * HALF_BYTES {
+            log.clear();
+        }
+        let store = Store::open(&Machine::holding([tables, log])).unwrap();
+        store.journal.close();
+    }
+}
+
+#[test]
+fn an_error_at_any_call_of_the_disk_ends_the_journal_and_is_never_taken_for_success() {
+    each_call(|at| Plan::Broken { at }, |failed| assert!(failed));
+}
+
+#[test]
+fn a_full_disk_at_any_call_is_waited_for_and_nothing_fails() {
+    each_call(
+        |from| Plan::Full { from, calls: 3 },
+        |failed| assert!(!failed),
+    );
+}
+
+/// For every k: a life in which the plan strikes at the k-th call, until one ends before that.
+fn each_call(plan: impl Fn(u64) -> Plan, judge: impl Fn(bool)) {
+    let step = many(3, 1);
+    let mut at = 1;
+    loop {
+        let mut dice = Dice::new(at);
+        let (mut model, machine) = (Content::default(), made());
+        machine.plan(plan(at));
+        let watched = machine.clone();
+        let (_, failed) = life(machine, &mut model, &mut dice, false, at);
+        if watched.calls() < at {
+            assert!(at > 30, "the work was too little");
+            return;
+        }
+        judge(failed);
+        at += step;
+    }
+}
+
+#[test]
+fn damage_anywhere_is_noticed() {
+    let mut dice = Dice::new(7);
+    let (mut noticed, mut harmless) = (0, 0);
+    for round in 0..many(30, 200) {
+        let machine = Machine::new();
+        let store = Store::open(&machine).unwrap();
+        let mut model = Content::default();
+        let history = work(&store, &mut model, &mut dice, STEPS);
+        while history.answered.load(Ordering::SeqCst) < history.acts.len() {
+            std::thread::yield_now();
+        }
+        if round % 2 == 0 {
+            store.journal.close();
+        } else {
+            // The tables have it all, as they do after 20 ms.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let machine = machine.restart();
+        for _ in 0..10 {
+            let mut files = [TABLES, LOG].map(|n| machine.bytes(n));
+            let which = usize::try_from(dice.below(2)).unwrap();
+            let what = change(&mut files[which], &mut dice);
+            let Ok(store) = Store::open(&Machine::holding(files)) else {
+                noticed += 1;
+                continue;
+            };
+            let content = store.content();
+            let aside = store
+                .journal
+                .read_blocking(|view| view.len(Table::Quarantine));
+            if content == model {
+                harmless += 1;
+            } else {
+                assert!(
+                    aside.unwrap() > 0,
+                    "silent loss, round {round}, file {which}, {what}: {model:#?} {content:#?}"
+                );
+                noticed += 1;
+            }
+            store.journal.close();
+        }
+    }
+    assert!(noticed > 0 && harmless > 0, "{noticed} {harmless}");
+}
+
+/// Returns what it did.
+fn change(file: &mut Vec<u8>, dice: &mut Dice) -> String {
+    let len = file.len() as u64;
+    let mut somewhere = |end: u64| usize::try_from(dice.below(end)).unwrap();
+    match somewhere(4) {
+        0 => {
+            let at = somewhere(len);
+            file[at] ^= 1 << somewhere(8);
+            format!("a bit of byte {at}")
+        }
+        1 => {
+            let start = somewhere(len / 512) * 512;
+            file[start..start + 512].fill(0);
+            format!("a sector of zeros at {start}")
+        }
+        2 => {
+            let [from, to] = [0, 1].map(|_| somewhere(len / 4_096) * 4_096);
+            file.copy_within(from..from + 4_096, to);
+            format!("the block at {from} over that at {to}")
+        }
+        _ => {
+            let end = somewhere(len);
+            file.truncate(end);
+            format!("cut at {end}")
+        }
+    }
+}
