@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dingd::journal::aged::Aged;
 use dingd::journal::disk::Condition;
-use dingd::journal::queue::{INBOX, OUTBOX, Place, Queue};
+use dingd::journal::queue::{INBOX, Queue};
 use dingd::journal::{Batch, Journal, Order, Table};
 
 use crate::support::Dice;
@@ -116,7 +116,7 @@ impl Store {
     fn content(&self) -> Content {
         let read = self.journal.read_blocking(|view| {
             let mut content = Content::default();
-            let mut states = |table, into: &mut BTreeMap<u64, u64>| {
+            let states = |table, into: &mut BTreeMap<u64, u64>| {
                 view.walk(table, &[], &[], Order::Ascending, &mut |key, value| {
                     let (state, _) = dingd::delivery::record::split_first(value).unwrap();
                     let state = dingd::delivery::record::decode(state).unwrap();
@@ -242,15 +242,26 @@ fn check(store: &Store, before: &Content, history: &History, seed: u64) -> Conte
     model
 }
 
-/// One life after another on one machine, each with its plan; after half of them the power is cut.
+/// One life after another on one machine, each with its plan.
 fn lives(seed: u64, count: u64, plan: impl Fn(&mut Dice) -> Plan, power: bool) {
     let mut dice = Dice::new(seed);
     let (mut machine, mut model) = (made(), Content::default());
     for _ in 0..count {
         machine.plan(plan(&mut dice));
-        let (next, _) = life(machine, &mut model, &mut dice, power, seed);
+        let end = End {
+            power,
+            finish: false,
+        };
+        let (next, _) = life(machine, &mut model, &mut dice, end, seed);
         machine = next;
     }
+}
+
+/// How a life ends: by a power cut or a kill, and whether surely not before its work is done.
+#[derive(Clone, Copy)]
+struct End {
+    power: bool,
+    finish: bool,
 }
 
 /// Work until the end that was planned, then look. Returns the machine afterwards and whether the
@@ -259,7 +270,7 @@ fn life(
     machine: Machine,
     model: &mut Content,
     dice: &mut Dice,
-    power: bool,
+    End { power, finish }: End,
     seed: u64,
 ) -> (Machine, bool) {
     let mut history = History::default();
@@ -267,7 +278,7 @@ fn life(
     // The end may come while it opens.
     if let Ok(store) = Store::open(&machine) {
         history = work(&store, &mut model.clone(), dice, STEPS);
-        if dice.below(2) == 0 {
+        if finish || dice.below(2) == 0 {
             store.journal.close();
         }
         failed = store.journal.has_failed();
@@ -367,7 +378,11 @@ fn each_call(plan: impl Fn(u64) -> Plan, judge: impl Fn(bool)) {
         let (mut model, machine) = (Content::default(), made());
         machine.plan(plan(at));
         let watched = machine.clone();
-        let (_, failed) = life(machine, &mut model, &mut dice, false, at);
+        let end = End {
+            power: false,
+            finish: true,
+        };
+        let (_, failed) = life(machine, &mut model, &mut dice, end, at);
         if watched.calls() < at {
             assert!(at > 30, "the work was too little");
             return;

@@ -1,0 +1,53 @@
+/* A disk with a will of its own, preloaded into the daemon. Each sync waits SLOW_US microseconds. While
+ * the file FAULT_FILE holds a word, calls on the journal's files fail: READONLY and FULL fail writes,
+ * BROKEN fails syncs. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int is_journal(int fd) {
+    char link[64], path[512];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n < 0) return 0;
+    path[n] = 0;
+    return strstr(path, "/journal.") != NULL;
+}
+
+static int faulty(int fd, const char *word) {
+    const char *file = getenv("FAULT_FILE");
+    char said[16] = "";
+    if (!file || !is_journal(fd)) return 0;
+    int control = open(file, O_RDONLY);
+    if (control < 0) return 0;
+    ssize_t n = read(control, said, sizeof said - 1);
+    close(control);
+    return n > 0 && strncmp(said, word, strlen(word)) == 0;
+}
+
+static int sync_as(const char *name, int fd) {
+    const char *us = getenv("SLOW_US");
+    usleep(us ? (useconds_t)atoi(us) : 0);
+    if (faulty(fd, "BROKEN")) {
+        errno = EIO;
+        return -1;
+    }
+    return ((int (*)(int))dlsym(RTLD_NEXT, name))(fd);
+}
+
+int fdatasync(int fd) { return sync_as("fdatasync", fd); }
+
+int fsync(int fd) { return sync_as("fsync", fd); }
+
+ssize_t pwrite64(int fd, const void *data, size_t count, off_t at) {
+    if (faulty(fd, "READONLY") || faulty(fd, "FULL")) {
+        errno = faulty(fd, "FULL") ? ENOSPC : EROFS;
+        return -1;
+    }
+    return ((ssize_t(*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, "pwrite64"))(fd, data, count, at);
+}

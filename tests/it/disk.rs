@@ -1,0 +1,261 @@
+//! Disks that are slow, full, read-only or broken under the real daemon.
+
+use std::time::Duration;
+
+use dingd::sim::daemon::{API_TOKEN, Daemon};
+use dingd::sim::dingtalk::{Settings, User};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::{Stage, fast, other_event, program, robot, text_to, until};
+
+/// The stage again, with a daemon whose disk does what `disk.c` says.
+async fn on_disk(stage: Stage, sync_ms: u64) -> Stage {
+    let library = stage.dir.path().join("disk.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/disk.c");
+    let made = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .args([source, "-ldl"])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let fault = fault_file(&stage);
+    stage.daemon.kill().await;
+    let env = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("SLOW_US", &(sync_ms * 1_000).to_string()),
+        ("FAULT_FILE", fault.to_str().unwrap()),
+    ];
+    let daemon = Daemon::start_with(program(), stage.dir.path(), &stage.config, &env)
+        .await
+        .unwrap();
+    Stage { daemon, ..stage }
+}
+
+fn fault_file(stage: &Stage) -> std::path::PathBuf {
+    stage.dir.path().join("fault")
+}
+
+fn fault(stage: &Stage, word: &str) {
+    std::fs::write(fault_file(stage), word).unwrap();
+}
+
+/// Whether a message can be accepted, and what is said if not.
+async fn refusal(stage: &Stage) -> Option<Value> {
+    let reply = stage.post(&text_to(&robot(), "?")).await;
+    (reply.status != 202).then(|| {
+        assert_eq!(reply.status, 503, "{}", reply.body);
+        assert!(reply.header("retry-after").is_some());
+        reply.json()
+    })
+}
+
+async fn ready_status(stage: &Stage) -> u16 {
+    let url = format!("{}/ready", stage.daemon.admin());
+    dingd::sim::post::request("GET", &url, &[], String::new())
+        .await
+        .unwrap()
+        .status
+}
+
+#[tokio::test]
+async fn a_read_only_disk_makes_it_unready_and_it_comes_back_with_nothing_lost() {
+    let stage = on_disk(Stage::open().await, 0).await;
+    fault(&stage, "READONLY");
+    // Found by the first write; its answer waits as long as the disk does.
+    let waiting = {
+        let (box_, url) = (stage.box_.clone(), stage.daemon.callback_url());
+        tokio::spawn(async move { box_.push(&url, &other_event(1)).await })
+    };
+    until("it is unready", async || ready_status(&stage).await == 503).await;
+    assert_eq!(refusal(&stage).await.unwrap()["reason"], "disk_low");
+    assert_eq!(waiting.await.unwrap().status, 503, "after its deadline");
+    fault(&stage, "");
+    until("it is ready", async || ready_status(&stage).await == 200).await;
+    until("it accepts", async || refusal(&stage).await.is_none()).await;
+    // What was refused in time was written all the same: the repeat is a duplicate.
+    assert!(stage.push(&other_event(1)).await.acknowledged);
+    until("the event is forwarded once", async || {
+        stage.events("dingtalk.event.bpms_instance_change").len() == 1
+    })
+    .await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_failed_sync_ends_the_daemon_with_74_and_the_next_start_has_what_was_answered() {
+    let mut stage = on_disk(Stage::open().await, 0).await;
+    let id = stage.send(&text_to(&robot(), "before")).await;
+    stage.reaches(&id, "sent").await;
+    fault(&stage, "BROKEN");
+    let reply = stage
+        .daemon
+        .request("POST", "/v1/messages", &text_to(&robot(), "lost?"))
+        .await;
+    assert!(
+        reply.is_err() || reply.is_ok_and(|reply| reply.status == 503),
+        "not accepted"
+    );
+    assert_eq!(stage.daemon.ended().await, Some(74));
+    fault(&stage, "");
+    let daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
+        .await
+        .unwrap();
+    let stage = Stage { daemon, ..stage };
+    assert_eq!(stage.state(&id).await, "sent");
+    stage.close().await;
+}
+
+/// A file system of its own for the stage's state, as small as a full one is.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &std::path::Path) -> Option<Self> {
+        std::fs::create_dir_all(path).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=96m,mode=0700", "tmpfs"])
+            .arg(path)
+            .status()
+            .is_ok_and(|status| status.success());
+        mounted.then(|| Self(path.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+        assert!(unmounted.is_ok_and(|status| status.success()));
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again() {
+    let mut stage = Stage::open().await;
+    let state = Daemon::state_dir(stage.dir.path());
+    let mut small = None;
+    stage = stage
+        .again(async |daemon, _| {
+            daemon.terminate().await;
+            std::fs::remove_dir_all(&state).unwrap();
+            small = SmallDisk::mount(&state);
+        })
+        .await;
+    let Some(_small) = small else {
+        eprintln!("skipped: only root can mount a small disk");
+        return stage.close().await;
+    };
+    // Two are on the way when the disk fills up.
+    stage.box_.set(dingd::sim::dingtalk::Switches {
+        down: true,
+        ..Default::default()
+    });
+    let before = [
+        stage.send(&text_to(&robot(), "a")).await,
+        stage
+            .send(&text_to(&json!({"users": ["manager0001"]}), "b"))
+            .await,
+    ];
+    let ballast = state.join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 65_536]).is_ok() {}
+    while std::io::Write::write_all(&mut file, &[0; 16]).is_ok() {}
+    drop(file);
+    until("new work is refused", async || {
+        refusal(&stage).await.is_some()
+    })
+    .await;
+    assert_eq!(refusal(&stage).await.unwrap()["reason"], "disk_low");
+    assert_eq!(stage.push(&other_event(1)).await.status, 503);
+    // It also starts on the full disk, and the results of old work are recorded there.
+    stage = stage.crash().await;
+    assert!(refusal(&stage).await.is_some());
+    stage.box_.set(dingd::sim::dingtalk::Switches::default());
+    for id in &before {
+        stage.reaches(id, "sent").await;
+    }
+    stage = stage.crash().await;
+    for id in &before {
+        assert_eq!(stage.state(id).await, "sent", "it was recorded");
+    }
+    std::fs::remove_file(&ballast).unwrap();
+    let freed = std::time::Instant::now();
+    until("it accepts", async || refusal(&stage).await.is_none()).await;
+    assert!(freed.elapsed() < Duration::from_secs(10));
+    assert!(stage.push(&other_event(1)).await.acknowledged);
+    stage.close().await;
+}
+
+/// The result of a call was read back from before its commit, and the call made again, for ever.
+#[tokio::test]
+async fn a_message_of_several_calls_makes_each_of_them_once() {
+    let users: Vec<_> = (0..45)
+        .map(|n| User::named(&format!("u{n}"), "n", "139"))
+        .collect();
+    let stage = Stage::with(Settings { users, ..fast() }, |config| config).await;
+    let stage = on_disk(stage, 30).await;
+    let users: Vec<_> = (0..45).map(|n| format!("u{n}")).collect();
+    let id = stage.send(&text_to(&json!({"users": users}), "x")).await;
+    assert_eq!(stage.reaches(&id, "sent").await["attempts"], 3);
+    assert_eq!(stage.box_.delivered().len(), 45);
+    stage.close().await;
+}
+
+/// The key was free again as soon as the client was gone, though its message was on the way to disk.
+#[tokio::test]
+async fn a_client_that_hangs_up_and_repeats_with_its_key_sends_one_message() {
+    let stage = on_disk(Stage::open().await, 200).await;
+    let address = stage.daemon.api().trim_start_matches("http://").to_owned();
+    let body = text_to(&robot(), "once").to_string();
+    for _ in 0..4 {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let request = format!(
+            "POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_TOKEN}\r\nIdempotency-Key: k\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let key = [("idempotency-key", "k")];
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let last = stage
+        .daemon
+        .request_with("POST", "/v1/messages", &key, &body)
+        .await
+        .unwrap();
+    assert_eq!(
+        (last.status, last.header("idempotency-replayed")),
+        (200, Some("true"))
+    );
+    stage
+        .reaches(last.json()["id"].as_str().unwrap(), "sent")
+        .await;
+    assert_eq!(stage.box_.delivered().len(), 1);
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_callback_is_answered_when_it_is_on_disk_and_refused_when_that_takes_too_long() {
+    let stage = on_disk(Stage::open().await, 50).await;
+    let push = stage.push(&other_event(1)).await;
+    assert!(push.acknowledged && push.elapsed_ms >= 50, "{push:?}");
+    let stage = on_disk(stage, 1_500).await;
+    let late = stage.push(&other_event(2)).await;
+    assert_eq!(late.status, 503, "{late:?}");
+    until("the repeat is recognised", async || {
+        stage.push(&other_event(2)).await.acknowledged
+    })
+    .await;
+    // By their ids: the kill above may have repeated the first.
+    until("both are forwarded", async || {
+        let ids: std::collections::BTreeSet<_> =
+            stage.platform.events().into_iter().map(|e| e.id).collect();
+        ids.len() == 2
+    })
+    .await;
+    let stage = stage.crash().await;
+    stage.close().await;
+}
