@@ -4,11 +4,13 @@
 //! the daemon panicked · 74 the journal cannot be written · 75 the drain took too long (the rest is taken up at the
 //! next start).
 
+mod backup;
 mod chats;
 mod check;
 mod client;
 mod dead;
 mod demo;
+mod journal;
 mod messages;
 mod output;
 mod run;
@@ -49,6 +51,12 @@ enum Command {
     Messages(messages::Arguments),
     /// Dead letters: list, show, replay, purge.
     Dead(dead::Arguments),
+    /// Copy the journal of the running daemon into a file.
+    Backup(backup::Arguments),
+    /// Put a backup in the place of a stopped daemon's journal.
+    Restore(backup::RestoreArguments),
+    /// Check the journal of a stopped daemon.
+    Journal(journal::Arguments),
 }
 
 /// Which daemon to talk to.
@@ -77,6 +85,9 @@ pub fn main() -> ExitCode {
         Command::Chats(arguments) => chats::main(&arguments),
         Command::Messages(arguments) => messages::main(&arguments),
         Command::Dead(arguments) => dead::main(&arguments),
+        Command::Backup(arguments) => backup::main(&arguments),
+        Command::Restore(arguments) => backup::restore(&arguments),
+        Command::Journal(arguments) => journal::main(&arguments),
     }
 }
 

@@ -34,7 +34,7 @@
 //! | [`metrics`] | every metric, once |
 //! | [`dingtalk`] | ── pure ── the vendor's wire: signature, envelope, event, message, answer |
 //! | [`delivery`] | ── pure ── the life of one delivery: verdict, state, retry, breaker, lanes, record |
-//! | [`clock`] · [`drain`] · [`health`] · [`secret`] | time, stopping, readiness, what must not be seen |
+//! | [`clock`] · [`drain`] · [`faults`] · [`health`] · [`secret`] | time, stopping, deliberate faults for the tests, readiness, what must not be seen |
 //!
 //! A newcomer may start with [`delivery::state`] (what can become of a message), then follow one through
 //! [`outbound`], and one event through [`inbound`].
@@ -57,6 +57,7 @@ pub mod dingtalk;
 pub mod directory;
 pub mod drain;
 pub mod egress;
+pub mod faults;
 pub mod health;
 pub mod http;
 pub mod inbound;

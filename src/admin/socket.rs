@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hyper::Method;
@@ -35,6 +36,10 @@ pub struct Socket {
     pub health: Health,
     /// What is under way.
     pub books: Arc<Books>,
+    /// Where a backup is made.
+    pub backup_file: PathBuf,
+    /// One backup at a time.
+    pub backup: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Where gauges come from.
@@ -93,7 +98,8 @@ impl Socket {
             (&Method::GET, ["v1", "dead", id]) => self.dead.show(id).await,
             (&Method::DELETE, ["v1", "dead", id]) => self.dead.purge(id).await,
             (&Method::POST, ["v1", "dead", id, "replay"]) => self.dead.replay(id).await,
-            (_, ["v1", "dead" | "status", ..]) => {
+            (&Method::POST, ["v1", "backup"]) => self.back_up().await,
+            (_, ["v1", "dead" | "status" | "backup", ..]) => {
                 Err(Problem::method_not_allowed("GET, DELETE or POST …/replay"))
             }
             _ => {
@@ -115,6 +121,35 @@ impl Socket {
     async fn list_dead(&self, request: &Request) -> Result<Value, Problem> {
         let limit = Query::parse(request, &["limit"])?.limit()?;
         self.dead.list(limit).await
+    }
+
+    /// Makes a backup in the state directory, from where the command that asked fetches it.
+    async fn back_up(&self) -> Result<Value, Problem> {
+        let _alone = self.backup.lock().await;
+        let file = self.backup_file.clone();
+        let journal = self.books.journal.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            // Left over from one that nobody fetched.
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.to_string());
+                }
+                Ok(()) | Err(_) => {}
+            }
+            let report = journal.backup(&file).map_err(|error| error.to_string())?;
+            let mut report = json!(report);
+            if let Some(members) = report.as_object_mut() {
+                members.insert("file".to_owned(), json!(file));
+            }
+            Ok(report)
+        });
+        let made = made.await.unwrap_or_else(|panic| Err(panic.to_string()));
+        made.map_err(|detail| {
+            Problem::new(500, "backup_failed", "No backup was made", detail).fix(
+                "检查 state_dir 所在磁盘的空间，再试一次。",
+                "Check that the disk of state_dir has room for a copy, then try again.",
+            )
+        })
     }
 
     async fn status(&self) -> Value {

@@ -17,6 +17,7 @@ use crate::delivery::id::{event_id, short_digest};
 use crate::delivery::record;
 use crate::dingtalk::event::Detail;
 use crate::directory::chats::{Change, Chats};
+use crate::faults::point;
 use crate::journal::aged::{Aged, Digest};
 use crate::journal::queue::Queue;
 use crate::journal::{Batch, CommitError, Journal};
@@ -89,6 +90,7 @@ impl Inbox {
             Err(key) => return self.seen(&key).await.unwrap_or(Accepted::NotStored),
         };
         if *waiting.wait().await {
+            point("callback.after");
             Accepted::New
         } else {
             Accepted::NotStored
@@ -114,6 +116,7 @@ impl Inbox {
         }
         drop(pending);
         let job = Job::new(self, app, verified, keys);
+        point("callback.before");
         job.submit(self, storing.clone());
         Ok(storing)
     }

@@ -27,6 +27,7 @@ use crate::delivery::verdict::Reason;
 use crate::delivery::{random, record};
 use crate::dingtalk::signature::hmac_sha256;
 use crate::drain::Drain;
+use crate::faults::point;
 use crate::health::Health;
 use crate::http::transport::{Call, Transport};
 use crate::journal::queue::{Appended, Queue};
@@ -507,7 +508,10 @@ impl Delivery {
             body: Bytes::copy_from_slice(body.as_bytes()),
             timeout_ms: upstream.timeout_ms,
         };
-        match self.transport.call(call).await {
+        point("event.before");
+        let answer = self.transport.call(call).await;
+        point("event.after");
+        match answer {
             Ok(reply) if (200..300).contains(&reply.status) => Outcome::Delivered,
             Ok(reply) if reply.status == 410 => Outcome::Gone,
             Ok(reply) => {

@@ -5,6 +5,7 @@ use super::App;
 use crate::delivery::id::digest;
 use crate::dingtalk::envelope::{Freshness, Refused, encrypt_member};
 use crate::dingtalk::event::{self, Event};
+use crate::faults::{Bug, bug};
 use crate::journal::aged::Digest;
 
 /// A callback that DingTalk sent, meant for this app.
@@ -38,9 +39,12 @@ pub fn signed(
 ) -> Result<Signed, Refused> {
     let keys = app.keys.as_ref().ok_or(Refused::Signature)?;
     let encrypt = encrypt_member(body)?;
-    let query = keys.query(query)?;
-    let ciphertext = keys.verify(&query, &encrypt, now_ms, fresh)?;
-    let same_bytes = digest(&[app.name.as_bytes(), &ciphertext]);
+    let signed = keys.query(query)?;
+    let ciphertext = keys.verify(&signed, &encrypt, now_ms, fresh)?;
+    let mut same_bytes = digest(&[app.name.as_bytes(), &ciphertext]);
+    if bug(Bug::DedupOnNonce) {
+        same_bytes = digest(&[query.as_bytes()]);
+    }
     Ok(Signed {
         ciphertext,
         same_bytes,
@@ -53,6 +57,7 @@ pub fn opened(app: &App, signed: Signed) -> Result<Verified, Refused> {
     let text = keys.open(signed.ciphertext)?;
     let event = event::parse(&text).map_err(Refused::Event)?;
     let same_event = match &event.id {
+        _ if bug(Bug::DedupOnNonce) => signed.same_bytes,
         Some(id) => digest(&[b"event id", app.name.as_bytes(), id.as_bytes()]),
         None => digest(&[
             b"event text",

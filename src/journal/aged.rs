@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Batch, Order, ReadError, Table, View};
 use crate::delivery::record;
+use crate::faults::{Bug, bug};
 
 /// What identifies something: the start of a SHA-256.
 pub type Digest = [u8; 16];
@@ -70,6 +71,13 @@ impl<V: Clone + Serialize + DeserializeOwned, const N: usize> Aged<V, N> {
 
     /// Adds the keys to `batch`; when that is durable, call [`Self::remember`].
     pub fn note(&self, batch: &mut Batch, keys: &[Digest; N], value: &V, wall_ms: u64) {
+        let lost = match self.table {
+            Table::Idempotency => Bug::IdempotencyInMemory,
+            _ => Bug::DedupNotStored,
+        };
+        if bug(lost) {
+            return;
+        }
         let mut row = record::encode_about(value, 8 + 16 * N);
         row.extend(keys.iter().skip(1).flatten());
         batch.put(self.table, disk_key(wall_ms, keys), row);

@@ -17,12 +17,13 @@ use redb::{
 use super::disk::{Condition, Disk, Medium};
 use super::log::{HALF_BYTES, Log};
 use super::{Batch, CommitError, Counter, Order, ReadError, Table, View, Write};
+use crate::faults::{Bug, bug, point};
 
 /// The format that this release writes and reads.
 const FORMAT: u64 = 1;
 const FORMAT_FILE: &str = "journal.format";
-const FILE: &str = "journal.redb";
-const LOG_FILE: &str = "journal.log";
+pub(super) const FILE: &str = "journal.redb";
+pub(super) const LOG_FILE: &str = "journal.log";
 /// Its cache is most of the daemon's memory.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -50,7 +51,9 @@ pub enum OpenError {
         found: u64,
     },
     /// The file is not a journal or is damaged beyond the engine's repair.
-    #[error("{path} cannot be opened ({detail}); keep the file, restore a backup or move it away")]
+    #[error(
+        "{path} cannot be opened ({detail}); put a backup in its place with `dingd restore <backup>`, which keeps the damaged files"
+    )]
     Damaged {
         /// The store.
         path: PathBuf,
@@ -97,9 +100,7 @@ impl Engine {
                 let detail = "it is missing, and with it what was accepted last";
                 return Err(damaged(&log_path, detail));
             }
-            create(dir, &log_path, |file, path| {
-                Log::create(&file, HALF_BYTES).map_err(io_error(path))
-            })?;
+            create_log(dir)?;
         }
         let log = open_file(&log_path)?;
         if !made {
@@ -326,7 +327,7 @@ pub(super) enum Unopened {
 }
 
 impl Unopened {
-    fn at(self, path: &Path) -> OpenError {
+    pub(super) fn at(self, path: &Path) -> OpenError {
         match self {
             Self::Newer(found) => OpenError::Newer {
                 path: path.to_owned(),
@@ -396,7 +397,8 @@ fn refuse_newer(dir: &Path, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
+/// The store's lock: released by the operating system when the process ends, whatever happens.
+pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join("lock");
     let io = |source| OpenError::Io {
         path: path.clone(),
@@ -434,23 +436,41 @@ fn create(
         }
         Ok(()) | Err(_) => {}
     }
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&draft)
-        .map_err(io_error(&draft))?;
+    let file = new_file(&draft)?;
     fill(file, &draft)?;
     sync(&draft)?;
+    point("create.filled");
     let format = dir.join(FORMAT_FILE);
     std::fs::write(&format, format!("{FORMAT}\n")).map_err(io_error(&format))?;
     sync(&format)?;
     std::fs::rename(&draft, path).map_err(io_error(path))?;
+    point("create.renamed");
+    if bug(Bug::DirectoryNotSynced) {
+        return Ok(());
+    }
     sync(dir)
 }
 
-fn sync(path: &Path) -> Result<(), OpenError> {
+/// Makes an empty log in `dir`.
+pub(super) fn create_log(dir: &Path) -> Result<(), OpenError> {
+    create(dir, &dir.join(LOG_FILE), |file, path| {
+        Log::create(&file, HALF_BYTES).map_err(io_error(path))
+    })
+}
+
+/// A file that is not there yet, for nobody else to read.
+pub(super) fn new_file(path: &Path) -> Result<File, OpenError> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io_error(path))
+}
+
+/// Makes a file, or what a directory lists, durable.
+pub(super) fn sync(path: &Path) -> Result<(), OpenError> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(io_error(path))

@@ -23,6 +23,7 @@ use std::io;
 
 use super::disk::{Condition, Medium};
 use super::{Batch, Counter, Table, Write};
+use crate::faults::{Bug, bug, point};
 
 /// Frames begin at multiples of this, so that a reader finds the next one behind a damaged one.
 const BLOCK_BYTES: usize = 4_096;
@@ -154,7 +155,7 @@ impl Log {
             return Err(NotAppended::TooLarge);
         }
         if self.end + frame.len() > self.half_bytes {
-            if self.last_of_other > durable {
+            if self.last_of_other > durable && !bug(Bug::LogRecycledEarly) {
                 return Err(NotAppended::Until(self.last_of_other));
             }
             self.last_of_other = self.last;
@@ -162,14 +163,29 @@ impl Log {
             self.end = 0;
         }
         let at = self.half * self.half_bytes + self.end;
+        point("log.before");
         self.condition
             .patiently(|| self.medium.write(at as u64, &frame))
-            .and_then(|()| self.medium.sync())
+            .and_then(|()| self.sync())
             .map_err(NotAppended::Io)?;
+        point("log.after");
         self.number += 1;
         self.last = self.number;
         self.end += frame.len().next_multiple_of(BLOCK_BYTES);
         Ok(self.number)
+    }
+}
+
+impl Log {
+    fn sync(&self) -> io::Result<()> {
+        if bug(Bug::LogNotSynced) {
+            return Ok(());
+        }
+        let synced = self.medium.sync();
+        if bug(Bug::SyncErrorIgnored) {
+            return Ok(());
+        }
+        synced
     }
 }
 
@@ -199,7 +215,8 @@ fn read_frame(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (version, number) = about.split_last_chunk::<8>()?;
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
     let body = rest.get(..length)?;
-    let good = version == [VERSION, 0, 0, 0] && checksum(covered, body) == u32::from_be_bytes(*sum);
+    let good = version == [VERSION, 0, 0, 0]
+        && (checksum(covered, body) == u32::from_be_bytes(*sum) || bug(Bug::FrameUnchecked));
     good.then_some((u64::from_be_bytes(*number), body))
 }
 

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::queue::{Queue, seq_of};
 use super::{Batch, Journal, Order};
 use crate::delivery::record;
+use crate::faults::point;
 
 /// Entries looked at in one step.
 const STEP_MAX: usize = 2_000;
@@ -92,8 +93,12 @@ impl Retention {
         for seq in &old {
             queue.purge(&mut batch, *seq);
         }
-        if !batch.is_empty() && journal.commit(batch).await.is_err() {
-            tracing::warn!("old entries could not be removed");
+        if !batch.is_empty() {
+            point("purge.before");
+            if journal.commit(batch).await.is_err() {
+                tracing::warn!("old entries could not be removed");
+            }
+            point("purge.after");
         }
         old.len()
     }

@@ -15,6 +15,7 @@ use super::engine::{Engine, Save};
 use super::log::{Log, NotAppended};
 use super::{Batch, CommitError};
 use crate::clock::Clock;
+use crate::faults::{Bug, bug, point};
 
 const GROUP_BATCHES_MAX: usize = 256;
 const GROUP_BYTES_MAX: usize = 1 << 20;
@@ -81,7 +82,7 @@ impl Progress {
     pub(super) fn wait_for_tables(&self) -> Result<(), CommitError> {
         let mut state = self.state();
         let answered = state.answered;
-        if state.kept < answered {
+        if state.kept < answered && !bug(Bug::LostWakeUp) {
             state.wanted = state.wanted.max(answered);
             self.work.notify_one();
         }
@@ -109,6 +110,7 @@ impl Progress {
         let mut state = self.state();
         state.behind_bytes += bytes;
         let wake = state.behind.is_empty() || state.behind_bytes >= BEHIND_BYTES_MAX;
+        let wake = wake && !bug(Bug::LostWakeUp);
         state.behind.push(group);
         if wake {
             self.work.notify_one();
@@ -226,6 +228,9 @@ impl Scribe {
                 batches.push(next.batch);
                 thens.push(next.then);
             }
+            if bug(Bug::AnswerBeforeDurable) {
+                thens.drain(..).for_each(|then| then(Ok(())));
+            }
             let started_us = self.clock.mono_us();
             let records = batches.len();
             let result = self.commit(batches, bytes);
@@ -234,6 +239,7 @@ impl Scribe {
             for then in thens {
                 then(result);
             }
+            point("answers.after");
         }
         self.progress.close();
     }
@@ -248,7 +254,9 @@ impl Scribe {
             // a store whose tables were damaged: it shows that there was something before.
             let number = self.log.skip();
             self.progress.push(Group { number, batches }, bytes);
-            self.wait_until_durable(number)?;
+            if !bug(Bug::LargeGroupNotSaved) {
+                self.wait_until_durable(number)?;
+            }
             let number = self.append(&[])?.unwrap_or(number);
             let batches = vec![];
             self.progress.push(Group { number, batches }, 0);
@@ -350,10 +358,12 @@ impl Keeper {
     fn keep(&mut self, groups: &[Group], save: Save) -> bool {
         let number = groups.last().map_or(self.number, |group| group.number);
         let batches = groups.iter().flat_map(|group| &group.batches);
+        point("tables.before");
         if self.engine.write(batches, number, save).is_err() {
             self.progress.fail();
             return false;
         }
+        point("tables.after");
         self.number = number;
         let mut state = self.progress.state();
         state.kept = number;

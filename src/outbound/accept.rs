@@ -16,6 +16,7 @@ use crate::delivery::state::{Call, CallOutcome, Priority, Progress, RecipientOut
 use crate::delivery::{random, record};
 use crate::dingtalk::message::USERS_PER_CALL;
 use crate::drain::Drain;
+use crate::faults::point;
 use crate::http::problem::Problem;
 use crate::journal::aged::{Aged, Digest};
 use crate::journal::queue::Queue;
@@ -205,10 +206,12 @@ impl Outbox {
             };
             self.idempotency.note(&mut batch, &[*key], &used, wall_ms);
         }
+        point("message.before");
         let stored = self
             .submit(batch, seq, state, ended, keyed, answer.clone(), wall_ms)
             .await;
         if stored {
+            point("message.after");
             metrics::admission(Some(priority), "accepted", "stored");
             Ok(answer)
         } else {

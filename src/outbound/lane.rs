@@ -16,6 +16,7 @@ use crate::delivery::state::{Next, Priority, State};
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
 use crate::egress::limit::Key;
+use crate::faults::{Bug, bug};
 use crate::journal::queue::Appended;
 use crate::journal::{Batch, CommitError};
 use crate::metrics;
@@ -133,6 +134,9 @@ impl Work {
     async fn recover(&mut self, recovered: Vec<(u64, Live)>) -> Result<(), CommitError> {
         let mut batch = Batch::default();
         for (seq, mut live) in recovered {
+            if bug(Bug::UnknownTakenForUnsent) {
+                live.progress.in_flight = None;
+            }
             if live.progress.in_flight.is_some() {
                 let keyed = live.is_keyed();
                 match live.progress.recover(live.ambiguous, keyed) {
@@ -246,6 +250,14 @@ impl Work {
                 let reordered = entry.reordered;
                 self.lanes.fly(lane);
                 let sender = self.sender.clone();
+                if bug(Bug::LeaseTwice)
+                    && let Ok(permit) = sender.egress.try_acquire(&entry.limits, critical)
+                {
+                    let sender = sender.clone();
+                    self.endings.spawn(async move {
+                        sender.attempt(seq, permit, reordered).await;
+                    });
+                }
                 self.attempts.spawn(async move {
                     let left = sender.attempt(seq, permit, reordered).await;
                     Landing { lane, seq, left }

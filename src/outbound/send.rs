@@ -26,6 +26,7 @@ use crate::egress::call::Request;
 use crate::egress::charge::ChargeId;
 use crate::egress::limit::Key;
 use crate::egress::{Egress, Pause, Permit, app_keys, robot_keys};
+use crate::faults::{Bug, bug, point};
 use crate::journal::queue::Queue;
 use crate::journal::{Batch, Journal, ReadError, Table};
 use crate::metrics;
@@ -150,12 +151,16 @@ impl Sender {
         live.progress.depart(index);
         self.queue.update(&mut batch, seq, &live);
         let charge = self.egress.charge(&mut batch, &permit);
-        if self.journal.commit(batch).await.is_err() {
+        if bug(Bug::IntentNotWaitedFor) {
+            self.journal.submit(batch, |_| ());
+        } else if self.journal.commit(batch).await.is_err() {
             // The process is about to end; nothing left.
             self.egress.give_back(permit);
             return self.again_in(NO_TOKEN_MS);
         }
+        point("call.before");
         let judged = self.egress.call(request).await;
+        point("call.after");
         let keys = permit.keys().to_vec();
         // The limits learn from what DingTalk said, not from what we make of it.
         let pause = self.egress.settle(permit, &judged.verdict);
@@ -354,6 +359,7 @@ impl Sender {
         }
         let (queue, outcomes) = (self.queue.clone(), self.outcomes.clone());
         self.journal.submit(batch, move |result| {
+            point("settle.after");
             if result.is_ok() {
                 queue.finished(seq, live.tag());
                 outcomes.appended(ended);

@@ -283,7 +283,7 @@ impl Daemon {
     }
 
     /// SIGKILL: nothing is finished, nothing is flushed.
-    pub async fn kill(mut self) {
+    pub async fn kill(&mut self) {
         if self.child.kill().await.is_err() {
             // It was gone already.
         }

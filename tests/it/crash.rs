@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dingd::faults::POINTS;
+use dingd::sim::daemon::Daemon;
 use dingd::sim::dingtalk::Settings;
 use serde_json::json;
 
-use crate::support::{Dice, Stage, fast, other_event, robot, until};
-
-const CYCLES: u64 = 100;
+use crate::support::{
+    Dice, Stage, fast, long, other_event, patience, program, robot, text_to, until,
+};
 
 #[derive(Default)]
 struct Acknowledged {
@@ -20,6 +22,7 @@ struct Acknowledged {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_kills_under_load_from_both_sides_lose_nothing_and_pass_no_limit() {
+    let cycles = if long() { 2_000 } else { 100 };
     let mut stage = Stage::with(
         Settings {
             limits: true,
@@ -30,7 +33,7 @@ async fn a_hundred_kills_under_load_from_both_sides_lose_nothing_and_pass_no_lim
     .await;
     let acknowledged = Arc::new(Mutex::new(Acknowledged::default()));
     let mut dice = Dice::new(20_261_122);
-    for cycle in 0..CYCLES {
+    for cycle in 0..cycles {
         let load = [
             event_load(&stage, &acknowledged, cycle),
             message_load(&stage, &acknowledged, cycle),
@@ -41,16 +44,15 @@ async fn a_hundred_kills_under_load_from_both_sides_lose_nothing_and_pass_no_lim
             task.abort();
         }
     }
-    let (events, messages) = {
-        let acknowledged = acknowledged.lock().unwrap();
-        (acknowledged.events.clone(), acknowledged.messages.clone())
-    };
-    assert!(
-        events.len() > 300 && messages.len() > 300,
-        "{} {}",
-        events.len(),
-        messages.len()
-    );
+    let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
+    let (events, messages) = (acknowledged.events.len(), acknowledged.messages.len());
+    assert!(events > 300 && messages > 300, "{events} {messages}");
+    everything_is_accounted_for(&stage, &acknowledged).await;
+    assert_eq!(stage.box_.penalties(), vec![], "no limit was passed");
+    stage.close().await;
+}
+
+async fn everything_is_accounted_for(stage: &Stage, acknowledged: &Acknowledged) {
     let forwarded = || -> BTreeSet<usize> {
         let number = |e: &dingd::sim::platform::Received| {
             usize::try_from(e.body["data"]["raw"]["number"].as_u64()?).ok()
@@ -58,7 +60,7 @@ async fn a_hundred_kills_under_load_from_both_sides_lose_nothing_and_pass_no_lim
         stage.platform.events().iter().filter_map(number).collect()
     };
     until("every acknowledged event is forwarded", async || {
-        events.is_subset(&forwarded())
+        acknowledged.events.is_subset(&forwarded())
     })
     .await;
     // One event has one id, however often it was delivered.
@@ -71,9 +73,14 @@ async fn a_hundred_kills_under_load_from_both_sides_lose_nothing_and_pass_no_lim
             );
         }
     }
-    for id in &messages {
+    // Where the retention is short it may be gone, but not before the platform was told its end.
+    let told = async |id: &str| {
+        let told = stage.events("dingd.message.finished");
+        told.iter().any(|event| event.body["subject"] == id)
+    };
+    for id in &acknowledged.messages {
         until(&format!("{id} is known"), async || {
-            !stage.state(id).await.is_empty()
+            !stage.state(id).await.is_empty() || told(id).await
         })
         .await;
     }
@@ -85,7 +92,114 @@ async fn a_hundred_kills_under_load_from_both_sides_lose_nothing_and_pass_no_lim
         page["messages"].as_array().is_some_and(Vec::is_empty)
     })
     .await;
-    assert_eq!(stage.box_.penalties(), vec![], "no limit was passed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_before_and_after_every_step_loses_nothing() {
+    let mut dice = Dice::new(3);
+    let rounds = if long() { 20 } else { 2 };
+    for point in POINTS
+        .into_iter()
+        .filter(|point| !point.starts_with("purge"))
+    {
+        for round in 0..rounds {
+            // The first time it is passed, and some way into the work; a start passes once.
+            let at_start = point.starts_with("create") || point.starts_with("replay");
+            let times = match round {
+                _ if at_start => 1,
+                0 => 1,
+                _ => 2 + dice.below(20),
+            };
+            die_at(point, times).await;
+        }
+    }
+}
+
+/// What has ended is looked through every 30 s, so these two take their time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_before_and_after_a_purge_loses_nothing() {
+    tokio::join!(die_at("purge.before", 1), die_at("purge.after", 1));
+}
+
+async fn die_at(point: &str, times: u64) {
+    let edit = |config: String| format!("{config}[journal]\nkeep_finished_s = 1\n");
+    let mut stage = Stage::with(fast(), edit).await;
+    let mut acknowledged = Arc::default();
+    let die = format!("{point}:{times}");
+    let env = [("DINGD_DIE_AT", die.as_str())];
+    loop {
+        // Killed in its work, so that the next start has something to replay.
+        load_for(&stage, &acknowledged, Duration::from_millis(50)).await;
+        stage.daemon.kill().await;
+        if point.starts_with("create") {
+            std::fs::remove_dir_all(Daemon::state_dir(stage.dir.path())).unwrap();
+            acknowledged = Arc::default();
+        }
+        let started = Daemon::start_with(program(), stage.dir.path(), &stage.config, &env).await;
+        if let Ok(daemon) = started {
+            stage.daemon = daemon;
+            if point.starts_with("replay") {
+                // The tables had everything, this time.
+                continue;
+            }
+            dies_under_load(&mut stage, &acknowledged, point).await;
+        }
+        break;
+    }
+    stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
+        .await
+        .unwrap();
+    let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
+    everything_is_accounted_for(&stage, &acknowledged).await;
+    stage.close().await;
+}
+
+async fn load_for(stage: &Stage, acknowledged: &Arc<Mutex<Acknowledged>>, time: Duration) {
+    let load = [
+        event_load(stage, acknowledged, 0),
+        message_load(stage, acknowledged, 0),
+    ];
+    tokio::time::sleep(time).await;
+    for task in load {
+        task.abort();
+    }
+}
+
+async fn dies_under_load(stage: &mut Stage, acknowledged: &Arc<Mutex<Acknowledged>>, point: &str) {
+    let load = [
+        event_load(stage, acknowledged, 1),
+        message_load(stage, acknowledged, 1),
+    ];
+    let ended = tokio::time::timeout(patience() * 2, stage.daemon.ended()).await;
+    assert_eq!(
+        ended.ok(),
+        Some(None),
+        "{point} is passed, and it dies by a signal"
+    );
+    for task in load {
+        task.abort();
+    }
+}
+
+/// Whether a message left that was under way when the daemon died, nobody can know; with this policy
+/// it is not sent again.
+#[tokio::test]
+async fn a_call_under_way_at_a_crash_has_an_unknown_outcome() {
+    let mut stage = Stage::open().await;
+    stage.daemon.kill().await;
+    let env = [("DINGD_DIE_AT", "call.after:1")];
+    stage.daemon = Daemon::start_with(program(), stage.dir.path(), &stage.config, &env)
+        .await
+        .unwrap();
+    let mut body = text_to(&json!({"users": ["manager0001"]}), "once");
+    body["ambiguous"] = json!("hold");
+    let id = stage.send(&body).await;
+    stage.daemon.ended().await;
+    stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
+        .await
+        .unwrap();
+    stage.reaches(&id, "unknown").await;
+    assert_eq!(stage.box_.delivered().len(), 1);
     stage.close().await;
 }
 

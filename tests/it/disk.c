@@ -30,9 +30,29 @@ static int faulty(int fd, const char *word) {
     return n > 0 && strncmp(said, word, strlen(word)) == 0;
 }
 
+/* What is synced and renamed, in order, in FAULT_FILE.trace. */
+static void trace(const char *what, const char *first, const char *second) {
+    char path[512], line[1100];
+    const char *file = getenv("FAULT_FILE");
+    if (!file) return;
+    snprintf(path, sizeof path, "%s.trace", file);
+    int out = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (out < 0) return;
+    int n = snprintf(line, sizeof line, "%s %s%s%s\n", what, first, second ? " " : "", second ? second : "");
+    if (write(out, line, (size_t)n) < 0) abort();
+    close(out);
+}
+
 static int sync_as(const char *name, int fd) {
     const char *us = getenv("SLOW_US");
     usleep(us ? (useconds_t)atoi(us) : 0);
+    char link[64], path[512];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n > 0) {
+        path[n] = 0;
+        trace("sync", path, NULL);
+    }
     if (faulty(fd, "BROKEN")) {
         errno = EIO;
         return -1;
@@ -50,4 +70,9 @@ ssize_t pwrite64(int fd, const void *data, size_t count, off_t at) {
         return -1;
     }
     return ((ssize_t(*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, "pwrite64"))(fd, data, count, at);
+}
+
+int rename(const char *from, const char *to) {
+    trace("rename", from, to);
+    return ((int (*)(const char *, const char *))dlsym(RTLD_NEXT, "rename"))(from, to);
 }

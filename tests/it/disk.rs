@@ -11,6 +11,11 @@ use crate::support::{Stage, fast, other_event, program, robot, text_to, until};
 
 /// The stage again, with a daemon whose disk does what `disk.c` says.
 async fn on_disk(stage: Stage, sync_ms: u64) -> Stage {
+    on_disk_with(stage, sync_ms, &[]).await
+}
+
+/// As [`on_disk`], with more environment variables.
+async fn on_disk_with(mut stage: Stage, sync_ms: u64, more: &[(&str, &str)]) -> Stage {
     let library = stage.dir.path().join("disk.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/disk.c");
     let made = std::process::Command::new("cc")
@@ -22,11 +27,13 @@ async fn on_disk(stage: Stage, sync_ms: u64) -> Stage {
     assert!(made.success());
     let fault = fault_file(&stage);
     stage.daemon.kill().await;
-    let env = [
+    let slow_us = (sync_ms * 1_000).to_string();
+    let mut env = vec![
         ("LD_PRELOAD", library.to_str().unwrap()),
-        ("SLOW_US", &(sync_ms * 1_000).to_string()),
+        ("SLOW_US", &slow_us),
         ("FAULT_FILE", fault.to_str().unwrap()),
     ];
+    env.extend(more);
     let daemon = Daemon::start_with(program(), stage.dir.path(), &stage.config, &env)
         .await
         .unwrap();
@@ -57,6 +64,54 @@ async fn ready_status(stage: &Stage) -> u16 {
         .await
         .unwrap()
         .status
+}
+
+/// A file that was renamed is there after a power cut only if its directory was synced.
+#[tokio::test]
+async fn a_first_start_syncs_each_file_before_and_its_directory_after_it_gets_its_name() {
+    let stage = Stage::open().await;
+    std::fs::remove_dir_all(Daemon::state_dir(stage.dir.path())).unwrap();
+    let stage = on_disk(stage, 0).await;
+    let trace = std::fs::read_to_string(stage.dir.path().join("fault.trace")).unwrap();
+    let calls: Vec<_> = trace.lines().collect();
+    for file in ["journal.log", "journal.redb"] {
+        let renamed = calls
+            .iter()
+            .position(|call| call.starts_with("rename") && call.ends_with(file))
+            .unwrap_or_else(|| panic!("{file} gets its name at the end: {calls:#?}"));
+        let draft = calls[renamed].split(' ').nth(1).unwrap();
+        assert!(
+            calls[..renamed].contains(&&*format!("sync {draft}")),
+            "{file}: {calls:#?}"
+        );
+        let directory = std::path::Path::new(draft).parent().unwrap().display();
+        assert!(
+            calls[renamed..].contains(&&*format!("sync {directory}")),
+            "{file}: {calls:#?}"
+        );
+    }
+    stage.close().await;
+}
+
+/// A restart must know of every call that may have left, else it makes it again.
+#[tokio::test]
+async fn no_call_leaves_before_its_intent_is_on_disk() {
+    let stage = on_disk(Stage::open().await, 0).await;
+    // So that the one to die with need not wait for a token.
+    let people = json!({"users": ["manager0001"]});
+    let first = stage.send(&text_to(&people, "x")).await;
+    stage.reaches(&first, "sent").await;
+    let mut stage = on_disk_with(stage, 300, &[("DINGD_DIE_AT", "call.after:1")]).await;
+    let mut body = text_to(&people, "once");
+    body["ambiguous"] = json!("hold");
+    let id = stage.send(&body).await;
+    stage.daemon.ended().await;
+    stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
+        .await
+        .unwrap();
+    stage.reaches(&id, "unknown").await;
+    assert_eq!(stage.box_.delivered().len(), 2, "each once");
+    stage.close().await;
 }
 
 #[tokio::test]
@@ -161,7 +216,8 @@ async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again()
     ];
     let ballast = state.join("ballast");
     let mut file = std::fs::File::create(&ballast).unwrap();
-    while std::io::Write::write_all(&mut file, &[0; 65_536]).is_ok() {}
+    let lots = vec![0; 1 << 16];
+    while std::io::Write::write_all(&mut file, &lots).is_ok() {}
     while std::io::Write::write_all(&mut file, &[0; 16]).is_ok() {}
     drop(file);
     until("new work is refused", async || {

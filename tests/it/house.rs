@@ -16,7 +16,7 @@ const HOUSE: &[&[&str]] = &[
     &["metrics"],
     &["dingtalk"],
     &["delivery"],
-    &["clock", "drain", "health", "secret"],
+    &["clock", "drain", "faults", "health", "secret"],
 ];
 
 fn rank(room: &str) -> Option<usize> {

@@ -44,6 +44,30 @@ async fn a_crash_loop_passes_no_limit() {
 }
 
 #[tokio::test]
+async fn a_restart_knows_what_was_sent_before_it() {
+    let mut stage = Stage::open().await;
+    let mut ids = vec![];
+    for round in 0..2 {
+        // As many as one window takes that are not critical.
+        for number in 0..15 {
+            let text = format!("{round}/{number}");
+            ids.push(stage.send(&text_to(&robot(), &text)).await);
+        }
+        if round == 0 {
+            for id in &ids {
+                stage.reaches(id, "sent").await;
+            }
+        }
+    }
+    stage = stage.crash().await;
+    for id in &ids {
+        stage.reaches(id, "sent").await;
+    }
+    assert_eq!(stage.box_.penalties(), vec![]);
+    stage.close().await;
+}
+
+#[tokio::test]
 async fn calls_of_one_api_stay_below_its_rate() {
     let users: Vec<_> = (0..120)
         .map(|n| dingd::sim::dingtalk::User::named(&format!("u{n}"), "n", "13900000000"))

@@ -26,6 +26,7 @@ mod limits;
 mod messages;
 mod process;
 mod requests;
+mod seeded;
 mod store;
 mod support;
 mod tokens;

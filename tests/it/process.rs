@@ -385,3 +385,93 @@ async fn what_has_ended_is_removed_when_its_time_is_over_and_the_books_still_bal
     assert_eq!(stage.state(&dead).await, "dead", "dead letters stay longer");
     stage.close().await;
 }
+
+#[tokio::test]
+async fn a_backup_is_made_while_it_runs_and_a_restore_brings_it_back() {
+    let stage = Stage::open().await;
+    let config = stage.dir.path().join("config.toml");
+    let file = stage.dir.path().join("backup");
+    let run = async |arguments: &[&str]| {
+        let out = tokio::process::Command::new(program())
+            .args(arguments)
+            .arg("--config")
+            .arg(&config)
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap();
+        (out.status.code(), text)
+    };
+    let path = file.to_str().unwrap();
+    let before = stage.send(&text_to(&robot(), "before")).await;
+    stage.reaches(&before, "sent").await;
+    let (code, text) = run(&["backup", path]).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("outbox_done") && text.contains("The books balance"),
+        "{text}"
+    );
+    let (code, text) = run(&["backup", path]).await;
+    assert_eq!(code, Some(1), "it is not written over: {text}");
+    let after = stage.send(&text_to(&robot(), "after")).await;
+    stage.reaches(&after, "sent").await;
+    let (code, text) = run(&["restore", path]).await;
+    assert_eq!(code, Some(1), "not under a running daemon: {text}");
+    assert!(text.contains("in use by another dingd"), "{text}");
+    let stage = stage
+        .again(async |daemon, _| {
+            assert_eq!(daemon.terminate().await, Some(0));
+            let (code, text) = run(&["journal", "check"]).await;
+            assert_eq!(code, Some(0), "{text}");
+            let (code, text) = run(&["restore", path]).await;
+            assert_eq!(code, Some(0), "{text}");
+        })
+        .await;
+    assert_eq!(stage.state(&before).await, "sent");
+    assert_eq!(stage.state(&after).await, "", "it came after the backup");
+    let again = stage.send(&text_to(&robot(), "again")).await;
+    stage.reaches(&again, "sent").await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_refused_with_the_cure_and_a_backup_cures_it() {
+    let mut stage = Stage::open().await;
+    let id = stage.send(&text_to(&robot(), "x")).await;
+    stage.reaches(&id, "sent").await;
+    let (config, file) = (
+        stage.dir.path().join("config.toml"),
+        stage.dir.path().join("backup"),
+    );
+    let run = async |arguments: &[&std::ffi::OsStr]| {
+        let command = tokio::process::Command::new(program())
+            .args(arguments)
+            .arg("--config")
+            .arg(&config)
+            .status();
+        command.await.unwrap().code()
+    };
+    assert_eq!(run(&["backup".as_ref(), file.as_ref()]).await, Some(0));
+    stage.daemon.kill().await;
+    let store = Daemon::state_dir(stage.dir.path()).join("journal.redb");
+    let mut bytes = std::fs::read(&store).unwrap();
+    // Behind the header, over as many pages as matter.
+    for page in bytes.chunks_mut(4_096).skip(1).take(40) {
+        page[100] ^= 1;
+    }
+    std::fs::write(&store, &bytes).unwrap();
+    let refused = Daemon::start(program(), stage.dir.path(), &stage.config).await;
+    let said = refused.err().unwrap();
+    assert!(said.contains("dingd restore"), "{said}");
+    assert_eq!(
+        std::fs::read(&store).unwrap(),
+        bytes,
+        "it is left for whoever looks into it"
+    );
+    assert_eq!(run(&["restore".as_ref(), file.as_ref()]).await, Some(0));
+    stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
+        .await
+        .unwrap();
+    assert_eq!(stage.state(&id).await, "sent");
+    stage.close().await;
+}

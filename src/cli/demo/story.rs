@@ -106,7 +106,7 @@ impl Stage {
         ]
     }
 
-    pub(super) async fn close(self) {
+    pub(super) async fn close(mut self) {
         self.daemon.kill().await;
         self.platform.stop().await;
         self.box_.stop().await;
@@ -450,7 +450,7 @@ async fn platform_down(stage: &Stage, timeline: &mut Timeline) -> Result<(), Str
     Ok(())
 }
 
-async fn kill(stage: Stage, timeline: &mut Timeline) -> Result<Stage, String> {
+async fn kill(mut stage: Stage, timeline: &mut Timeline) -> Result<Stage, String> {
     timeline.scene("kill -9, in the middle of the storm");
     let before = stage.storm_delivered().len();
     stage.daemon.kill().await;

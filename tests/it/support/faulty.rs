@@ -20,7 +20,8 @@ pub enum Plan {
     Dead { at: u64, after: bool },
     /// This call fails with EIO, later ones do not.
     Broken { at: u64 },
-    /// There is no space for this many calls, but for syncs and for writing over what is there.
+    /// There is no space for this many calls, but for syncs. Some file systems need space even to
+    /// write over what is there.
     Full { from: u64, calls: u64 },
 }
 
@@ -214,8 +215,7 @@ impl Medium for Handle {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let at = usize::try_from(offset).unwrap();
-        let grows = offset + data.len() as u64 > self.now();
-        self.change(grows, Change::Write(at, data.to_vec()))
+        self.change(true, Change::Write(at, data.to_vec()))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

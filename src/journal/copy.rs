@@ -1,0 +1,207 @@
+//! Backup, restore, check.
+//!
+//! A backup is one file with all tables as they were at one moment; it needs no log. It is made from a
+//! view of the running journal, row by row, and read back before anybody is told that it is there.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::engine::{self, Engine, OpenError, Save};
+use super::queue::{Books, INBOX, OUTBOX, Place};
+use super::{Batch, Counter, Journal, Order, ReadError, Table, View};
+use crate::delivery::record;
+use crate::journal::disk::Condition;
+
+/// Rows are copied in transactions of about this size.
+const STEP_BYTES: usize = 1 << 20;
+
+/// Why there is no backup, or no restored store.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store cannot be read, or the copy cannot be written.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The copy is not what was copied.
+    #[error(
+        "{0} was written but does not hold what the store holds; check the disk, make it again"
+    )]
+    Differs(PathBuf),
+    /// The file holds damaged records.
+    #[error("{0} holds {1} damaged records; use another backup")]
+    Damaged(PathBuf, u64),
+}
+
+/// What a store holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The tables in the order of their numbers.
+    pub tables: Vec<Rows>,
+    /// Damaged rows that were set aside earlier.
+    pub set_aside: u64,
+    /// By how much the books do not balance; 0 unless something is lost or counted twice.
+    pub mismatch: u64,
+}
+
+/// What a table holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rows {
+    /// Its name.
+    pub table: &'static str,
+    /// How many there are.
+    pub rows: u64,
+    /// How many are damaged.
+    pub damaged: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+}
+
+impl Report {
+    /// Damaged rows.
+    pub fn damaged(&self) -> u64 {
+        self.tables.iter().map(|rows| rows.damaged).sum()
+    }
+}
+
+impl Journal {
+    /// Reads every row of the store and checks it. Blocks.
+    pub fn check(&self) -> Result<Report, ReadError> {
+        self.read_blocking(check)
+    }
+
+    /// Writes all that the store holds now to the new file `path`, and reads it back. Blocks.
+    pub fn backup(&self, path: &Path) -> Result<Report, CopyError> {
+        let file = engine::new_file(path)?;
+        let copy = Engine::on(Box::new(file), Condition::default(), None)
+            .map_err(|failed| failed.at(path))?;
+        let report = self.read_blocking(|view| {
+            fill(&copy, view)?;
+            check(view)
+        })?;
+        drop(copy);
+        engine::sync(path)?;
+        let copied = open(path)?.view(check)?;
+        if copied.tables != report.tables {
+            return Err(CopyError::Differs(path.to_owned()));
+        }
+        Ok(report)
+    }
+}
+
+/// Puts the backup `file` in the place of the store in `dir`, whose files are kept beside it as
+/// `*.before-restore`. No daemon may run on it.
+pub fn restore(dir: &Path, file: &Path) -> Result<Report, CopyError> {
+    let _lock = engine::lock(dir)?;
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CopyError::Io { path, source }
+    };
+    let draft = dir.join("journal.restored");
+    std::fs::copy(file, &draft).map_err(io(file))?;
+    let report = open(&draft)?.view(check)?;
+    if report.damaged() > 0 {
+        return Err(CopyError::Damaged(file.to_owned(), report.damaged()));
+    }
+    engine::sync(&draft)?;
+    for name in [engine::FILE, engine::LOG_FILE] {
+        let (old, kept) = (dir.join(name), dir.join(format!("{name}.before-restore")));
+        match std::fs::rename(&old, &kept) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(&old)(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    // From here to the last step there is no store: a start in between refuses, or makes an empty log.
+    engine::create_log(dir)?;
+    let path = dir.join(engine::FILE);
+    std::fs::rename(&draft, &path).map_err(io(&path))?;
+    engine::sync(dir)?;
+    Ok(report)
+}
+
+fn open(path: &Path) -> Result<Engine, CopyError> {
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.map_err(|source| CopyError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let engine = Engine::on(Box::new(file), Condition::default(), None);
+    Ok(engine.map_err(|failed| failed.at(path))?)
+}
+
+fn fill(copy: &Engine, view: &View<'_>) -> Result<(), ReadError> {
+    let mut batch = Batch::default();
+    let mut failed = false;
+    for table in Table::ALL {
+        view.walk(table, &[], &[], Order::Ascending, &mut |key, value| {
+            // A copy goes with an empty log, whose groups are counted from 1.
+            if table != Table::Meta || key != Counter::Group.name().as_bytes() {
+                batch.put(table, key, value);
+            }
+            if batch.bytes >= STEP_BYTES {
+                let part = std::mem::take(&mut batch);
+                failed = copy.write([&part].into_iter(), 0, Save::Visible).is_err();
+            }
+            !failed
+        })?;
+    }
+    failed |= copy.write([&batch].into_iter(), 0, Save::Durable).is_err();
+    if failed {
+        return Err(ReadError(
+            "the copy cannot be written; see the log".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn check(view: &View<'_>) -> Result<Report, ReadError> {
+    let mut tables = vec![];
+    for table in Table::ALL {
+        let mut rows = Rows {
+            table: table.name(),
+            rows: 0,
+            damaged: 0,
+            bytes: 0,
+        };
+        view.walk(table, &[], &[], Order::Ascending, &mut |key, value| {
+            let group = table == Table::Meta && key == Counter::Group.name().as_bytes();
+            if !group {
+                rows.rows += 1;
+                rows.bytes += (key.len() + value.len()) as u64;
+                rows.damaged += u64::from(!is_sound(table, value));
+            }
+            true
+        })?;
+        tables.push(rows);
+    }
+    let mismatch = [INBOX, OUTBOX].into_iter().map(|place| books(view, place));
+    Ok(Report {
+        set_aside: view.len(Table::Quarantine)?,
+        mismatch: mismatch.sum::<Result<u64, _>>()?,
+        tables,
+    })
+}
+
+fn is_sound(table: Table, value: &[u8]) -> bool {
+    match table {
+        Table::Quarantine => true,
+        Table::Meta => value.len() == 8,
+        _ => record::split_first(value).is_ok_and(|(record, _)| record::unframe(record).is_ok()),
+    }
+}
+
+fn books(view: &View<'_>, place: Place) -> Result<u64, ReadError> {
+    Books::of(place, view).map(|books| books.mismatch())
+}

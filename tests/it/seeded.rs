@@ -1,0 +1,95 @@
+//! The tests of the tests: each deliberate bug of `dingd::faults` must make the test fail that is said
+//! to notice it. Debug builds only, as the bugs are.
+#![cfg(debug_assertions)]
+
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use dingd::faults::Bug;
+
+const A_MAP: &str = "store::a_store_and_a_map_agree_after_every_clean_stop_and_every_kill";
+const POWER: &str = "store::fifty_power_cuts_lose_nothing_that_was_answered";
+const KILL: &str = "store::a_kill_at_any_call_of_the_disk_loses_nothing";
+const ERROR: &str =
+    "store::an_error_at_any_call_of_the_disk_ends_the_journal_and_is_never_taken_for_success";
+const FULL: &str = "store::a_full_disk_at_any_call_is_waited_for_and_nothing_fails";
+
+fn noticed_by(bug: Bug) -> &'static str {
+    match bug {
+        Bug::AnswerBeforeDurable | Bug::LogNotSynced | Bug::FrameUnchecked => POWER,
+        Bug::LogRecycledEarly => KILL,
+        Bug::SyncErrorIgnored => ERROR,
+        Bug::FullTakenForDone => FULL,
+        Bug::ReplayForgetsLast
+        | Bug::ReplayTwice
+        | Bug::LargeGroupNotSaved
+        | Bug::FinishKeepsLive
+        | Bug::AcceptedUncounted
+        | Bug::NumberGivenAgain
+        | Bug::DedupNotStored
+        | Bug::LostWakeUp => A_MAP,
+        Bug::DedupOnNonce => {
+            "callbacks::an_event_that_is_encrypted_anew_is_recognised_by_its_id_or_else_by_its_text"
+        }
+        Bug::IntentNotWaitedFor => "disk::no_call_leaves_before_its_intent_is_on_disk",
+        Bug::ChargesForgotten => "limits::a_restart_knows_what_was_sent_before_it",
+        Bug::LeaseTwice => "messages::people_are_called_in_twenties_and_each_has_an_outcome",
+        Bug::DirectoryNotSynced => {
+            "disk::a_first_start_syncs_each_file_before_and_its_directory_after_it_gets_its_name"
+        }
+        Bug::OutcomeNotTold => {
+            "messages::every_kind_of_content_reaches_a_chat_a_person_and_a_robot"
+        }
+        Bug::IdempotencyInMemory => {
+            "messages::an_idempotency_key_gives_the_first_answer_again_even_after_a_crash"
+        }
+        Bug::UnknownTakenForUnsent => "crash::a_call_under_way_at_a_crash_has_an_unknown_outcome",
+    }
+}
+
+/// A test that hangs has noticed as well.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn every_deliberate_bug_is_noticed() {
+    let left = Mutex::new(Bug::ALL.to_vec());
+    let missed = Mutex::new(vec![]);
+    std::thread::scope(|threads| {
+        for _ in 0..3 {
+            threads.spawn(|| {
+                while let Some(bug) = { left.lock().unwrap().pop() } {
+                    if !notices(bug) {
+                        missed.lock().unwrap().push(bug);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(missed.into_inner().unwrap(), vec![], "nobody noticed");
+}
+
+fn notices(bug: Bug) -> bool {
+    let test = noticed_by(bug);
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env("DINGD_BUG", format!("{bug:?}"))
+        .env("DINGD_PATIENCE_S", "5")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("running 1 test"), "there is no test {test}");
+    !output.status.success() && said.contains("1 failed")
+}
