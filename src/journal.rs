@@ -372,9 +372,9 @@ impl Journal {
         self.0.engine.view(read)
     }
 
-    /// Bytes of the store's file.
+    /// Bytes of the store's files.
     pub fn size_bytes(&self) -> u64 {
-        self.0.engine.size_bytes()
+        self.0.engine.size_bytes() + 2 * log::HALF_BYTES as u64
     }
 
     /// Whether a commit has failed. Then the process must end (exit 74).

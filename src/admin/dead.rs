@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::clock::{Clock, rfc3339};
 use crate::delivery::event::{Forwarding, Stored, TargetState};
-use crate::delivery::id::MessageId;
+use crate::delivery::id::{MessageId, hex};
 use crate::delivery::record;
 use crate::delivery::state::{CallOutcome, RecipientOutcome, State};
 use crate::http::problem::Problem;
@@ -29,6 +29,29 @@ pub struct Dead {
     pub outbox: Arc<Queue<Live>>,
     /// The clock.
     pub clock: Clock,
+}
+
+/// Records that were set aside: where they stood, and how long they are. What they say is in doubt, so it
+/// is not shown.
+fn damaged(view: &View<'_>, limit: usize) -> Result<Vec<Value>, ReadError> {
+    let mut damaged = vec![];
+    view.walk(
+        Table::Quarantine,
+        &[],
+        &[],
+        Order::Ascending,
+        &mut |name, bytes| {
+            let (table, key) = match name.iter().position(|byte| *byte == 0) {
+                Some(end) => name.split_at(end),
+                None => (name, &[][..]),
+            };
+            let table = String::from_utf8_lossy(table);
+            let key = hex(key.get(1..).unwrap_or_default());
+            damaged.push(json!({"table": table, "key": key, "bytes": bytes.len()}));
+            damaged.len() < limit
+        },
+    )?;
+    Ok(damaged)
 }
 
 /// Where a dead letter lies.
@@ -63,7 +86,8 @@ impl Dead {
             dead.sort_by_key(|(finished_ms, _)| std::cmp::Reverse(*finished_ms));
             dead.truncate(limit);
             let dead: Vec<_> = dead.into_iter().map(|(_, shown)| shown).collect();
-            Ok(json!({"dead": dead, "damaged_records": view.len(Table::Quarantine)?}))
+            let damaged = damaged(view, limit)?;
+            Ok(json!({"dead": dead, "damaged": damaged, "damaged_records": view.len(Table::Quarantine)?}))
         });
         read.await.map_err(|error| unreadable(&error))
     }

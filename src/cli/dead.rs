@@ -94,8 +94,16 @@ fn list(page: &Value) {
         > 0
     {
         say(&format!(
-            "{} damaged record(s) were set aside; check the disk",
+            "{} damaged record(s) were set aside. Check the disk and `dmesg`; what they were about is lost \
+             unless a backup has it. / 有 {0} 条记录损坏并已隔离：请检查磁盘，必要时从备份恢复。",
             cell(page, "/damaged_records")
         ));
+        let damaged = items(page, "damaged");
+        let rows: Vec<_> = damaged
+            .iter()
+            .map(|record| ["/table", "/key", "/bytes"].map(|name| cell(record, name)))
+            .map(Vec::from)
+            .collect();
+        table(&["TABLE", "KEY", "BYTES"], &rows);
     }
 }

@@ -1,6 +1,6 @@
-/* A disk with a will of its own, preloaded into the daemon. Each sync waits SLOW_US microseconds. While
- * the file FAULT_FILE holds a word, calls on the journal's files fail: READONLY and FULL fail writes,
- * BROKEN fails syncs. */
+/* A disk with a will of its own, preloaded into the daemon. Each sync waits SLOW_US microseconds, each
+ * write of the log SLOW_LOG_US. While the file FAULT_FILE holds a word, calls on the journal's files
+ * fail: READONLY and FULL fail writes, BROKEN fails syncs. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,19 +10,19 @@
 #include <string.h>
 #include <unistd.h>
 
-static int is_journal(int fd) {
+static int is_named(int fd, const char *name) {
     char link[64], path[512];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, path, sizeof path - 1);
     if (n < 0) return 0;
     path[n] = 0;
-    return strstr(path, "/journal.") != NULL;
+    return strstr(path, name) != NULL;
 }
 
 static int faulty(int fd, const char *word) {
     const char *file = getenv("FAULT_FILE");
     char said[16] = "";
-    if (!file || !is_journal(fd)) return 0;
+    if (!file || !is_named(fd, "/journal.")) return 0;
     int control = open(file, O_RDONLY);
     if (control < 0) return 0;
     ssize_t n = read(control, said, sizeof said - 1);
@@ -65,6 +65,8 @@ int fdatasync(int fd) { return sync_as("fdatasync", fd); }
 int fsync(int fd) { return sync_as("fsync", fd); }
 
 ssize_t pwrite64(int fd, const void *data, size_t count, off_t at) {
+    const char *us = getenv("SLOW_LOG_US");
+    if (us && is_named(fd, "/journal.log")) usleep((useconds_t)atoi(us));
     if (faulty(fd, "READONLY") || faulty(fd, "FULL")) {
         errno = faulty(fd, "FULL") ? ENOSPC : EROFS;
         return -1;

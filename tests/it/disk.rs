@@ -101,7 +101,8 @@ async fn no_call_leaves_before_its_intent_is_on_disk() {
     let people = json!({"users": ["manager0001"]});
     let first = stage.send(&text_to(&people, "x")).await;
     stage.reaches(&first, "sent").await;
-    let mut stage = on_disk_with(stage, 300, &[("DINGD_DIE_AT", "call.after:1")]).await;
+    let env = [("SLOW_LOG_US", "300000"), ("DINGD_DIE_AT", "call.after:1")];
+    let mut stage = on_disk_with(stage, 0, &env).await;
     let mut body = text_to(&people, "once");
     body["ambiguous"] = json!("hold");
     let id = stage.send(&body).await;

@@ -475,3 +475,59 @@ async fn a_damaged_store_is_refused_with_the_cure_and_a_backup_cures_it() {
     assert_eq!(stage.state(&id).await, "sent");
     stage.close().await;
 }
+
+#[tokio::test]
+async fn a_damaged_record_is_set_aside_counted_and_shown_and_the_rest_goes_on() {
+    use dingd::journal::{Batch, Journal, Order, Table};
+    let stage = Stage::open().await;
+    stage.box_.set(Switches {
+        down: true,
+        ..Switches::default()
+    });
+    let mut ids = vec![];
+    for n in 0..3 {
+        ids.push(stage.send(&text_to(&robot(), &format!("m{n}"))).await);
+    }
+    let stage = stage
+        .again(async |daemon, dir| {
+            assert_eq!(daemon.terminate().await, Some(0));
+            let journal = Journal::open(&Daemon::state_dir(dir)).unwrap();
+            let mut batch = Batch::default();
+            journal
+                .read_blocking(|view| {
+                    let mut nth = 0;
+                    view.walk(
+                        Table::OutboxLive,
+                        &[],
+                        &[],
+                        Order::Ascending,
+                        &mut |key, value| {
+                            let mut value = value.to_vec();
+                            *value.last_mut().unwrap() ^= 1;
+                            nth += 1;
+                            if nth == 2 {
+                                batch.put(Table::OutboxLive, key, value);
+                            }
+                            true
+                        },
+                    )
+                })
+                .unwrap();
+            journal.commit(batch).await.unwrap();
+            journal.close();
+        })
+        .await;
+    stage.box_.set(Switches::default());
+    for id in [&ids[0], &ids[2]] {
+        stage.reaches(id, "sent").await;
+    }
+    let dead = stage.daemon.socket("GET", "/v1/dead").await.unwrap();
+    assert_eq!(dead["damaged_records"], 1, "{dead}");
+    assert_eq!(dead["damaged"][0]["table"], "outbox_live", "{dead}");
+    let metrics = stage.metrics().await;
+    assert!(
+        metrics.contains("dingd_store_quarantined_records_total 1"),
+        "it is counted"
+    );
+    stage.close().await;
+}
