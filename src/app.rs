@@ -42,6 +42,7 @@ use crate::journal::room::Room;
 use crate::journal::{Batch, Journal, OpenError, ReadError, Table};
 use crate::metrics;
 use crate::outbound::accept::{Outbox, Stripes, Used};
+use crate::outbound::backlog::Recovery;
 use crate::outbound::lane::Command;
 use crate::outbound::receive::Api;
 use crate::outbound::send::Sender;
@@ -149,7 +150,7 @@ struct Fixed {
 struct Recovered {
     inbox: Vec<(u64, Forwarding)>,
     inbox_entries: mpsc::UnboundedReceiver<Appended<Forwarding>>,
-    outbox: Vec<(u64, Live)>,
+    outbox: Recovery,
     outbox_entries: mpsc::UnboundedReceiver<Appended<Live>>,
 }
 
@@ -270,7 +271,7 @@ impl Stored {
             IDEMPOTENCY_ENTRIES_MAX,
         ));
         let chats = Arc::new(Chats::default());
-        let (mut live_inbox, mut live_outbox) = (vec![], vec![]);
+        let (mut live_inbox, mut live_outbox) = (vec![], Recovery::new(egress.clock()));
         let (inbox, outbox, aside) = journal.read_blocking(|view| {
             let mut aside = Batch::default();
             dedup.load(view, &mut aside)?;
@@ -282,12 +283,12 @@ impl Stored {
             let inbox = Queue::<Forwarding>::open(INBOX, view)?;
             let outbox = Queue::<Live>::open(OUTBOX, view)?;
             inbox.0.recover(view, &mut aside, &mut |seq, state| {
-                inbox.0.count(seq, state.tag());
+                inbox.0.count(state.tag());
                 live_inbox.push((seq, state));
             })?;
             outbox.0.recover(view, &mut aside, &mut |seq, live| {
-                outbox.0.count(seq, live.tag());
-                live_outbox.push((seq, live));
+                outbox.0.count(live.tag());
+                live_outbox.take_in(&outbox.0, seq, live);
             })?;
             Ok((inbox, outbox, aside))
         })?;

@@ -1,10 +1,11 @@
 //! From the platform to DingTalk: receive → accept → lane → send → settle.
 //!
 //! [`receive`] the API door · [`request`] what a client asks, checked · [`accept`] once, on disk,
-//! before the 202 · [`lane`] whose turn it is, under every limit · [`send`] one attempt · [`settle`]
-//! what became of it · [`show`] how a message looks from outside.
+//! before the 202 · [`backlog`] what waits · [`lane`] whose turn it is, under every limit · [`send`] one
+//! attempt · [`settle`] what became of it · [`show`] how a message looks from outside.
 
 pub mod accept;
+pub mod backlog;
 pub mod lane;
 pub mod receive;
 pub mod request;

@@ -430,7 +430,7 @@ impl Work {
         let queue = self.forwarder.queue.clone();
         self.forwarder.journal.submit(batch, move |result| {
             if result.is_ok() {
-                queue.finished(seq, entry.tag());
+                queue.finished(entry.tag());
                 let reason = entry
                     .targets
                     .iter()

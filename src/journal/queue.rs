@@ -4,7 +4,7 @@
 //! the caller's [`Batch`], so that it becomes durable together with what belongs to it; what is
 //! counted in memory changes when the batch is durable.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -80,9 +80,52 @@ pub struct Queue<S> {
 #[derive(Debug, Default)]
 struct Counts {
     lanes: HashMap<u64, u64>,
-    /// By urgency: when each was accepted, and which.
-    messages: [BTreeSet<(u64, u64)>; Priority::COUNT],
+    by_priority: [Ages; Priority::COUNT],
     bytes: u64,
+}
+
+/// How many there are and how old they are, by the second, so that what this takes does not grow with
+/// how many come in a second.
+#[derive(Debug, Default)]
+struct Ages {
+    messages: u64,
+    seconds: BTreeMap<u64, Second>,
+}
+
+/// What was accepted in one second and is still under way.
+#[derive(Debug)]
+struct Second {
+    messages: u64,
+    /// Of the first of them, which may have ended meanwhile.
+    first_ms: u64,
+}
+
+impl Ages {
+    fn add(&mut self, accepted_ms: u64) {
+        let second = self.seconds.entry(accepted_ms / 1_000).or_insert(Second {
+            messages: 0,
+            first_ms: accepted_ms,
+        });
+        second.messages += 1;
+        second.first_ms = second.first_ms.min(accepted_ms);
+        self.messages += 1;
+    }
+
+    fn remove(&mut self, accepted_ms: u64) {
+        let at = accepted_ms / 1_000;
+        if let Some(second) = self.seconds.get_mut(&at) {
+            second.messages -= 1;
+            if second.messages == 0 {
+                self.seconds.remove(&at);
+            }
+            self.messages -= 1;
+        }
+    }
+
+    fn oldest_ms(&self) -> u64 {
+        let first = self.seconds.first_key_value();
+        first.map_or(0, |(_, second)| second.first_ms)
+    }
 }
 
 /// accepted = live + done + purged + quarantined.
@@ -181,7 +224,7 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
 
     /// The entry is durable: it counts, and the worker gets it.
     pub fn appended(&self, seq: u64, tag: Tag, state: S) {
-        self.count(seq, tag);
+        self.count(tag);
         if self.worker.send(Appended { seq, state }).is_err() {
             // The worker has stopped (drain); the entry is read back at the next start.
             tracing::debug!(
@@ -193,11 +236,11 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
     }
 
     /// Counts an entry that [`Self::recover`] brought back.
-    pub fn count(&self, seq: u64, tag: Tag) {
+    pub fn count(&self, tag: Tag) {
         let mut counts = self.counts();
         *counts.lanes.entry(tag.lane).or_default() += 1;
-        if let Some(messages) = counts.messages.get_mut(tag.priority.index()) {
-            messages.insert((tag.accepted_ms, seq));
+        if let Some(ages) = counts.by_priority.get_mut(tag.priority.index()) {
+            ages.add(tag.accepted_ms);
         }
         counts.bytes += tag.bytes;
     }
@@ -215,8 +258,8 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
         batch.put(self.place.done, seq.to_be_bytes(), record::encode(state));
     }
 
-    /// The end of the entry is durable.
-    pub fn finished(&self, seq: u64, tag: Tag) {
+    /// The end of an entry is durable.
+    pub fn finished(&self, tag: Tag) {
         let mut counts = self.counts();
         if let Some(lane) = counts.lanes.get_mut(&tag.lane) {
             *lane = lane.saturating_sub(1);
@@ -224,8 +267,8 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
                 counts.lanes.remove(&tag.lane);
             }
         }
-        if let Some(messages) = counts.messages.get_mut(tag.priority.index()) {
-            messages.remove(&(tag.accepted_ms, seq));
+        if let Some(ages) = counts.by_priority.get_mut(tag.priority.index()) {
+            ages.remove(tag.accepted_ms);
         }
         counts.bytes = counts.bytes.saturating_sub(tag.bytes);
     }
@@ -281,27 +324,19 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
 
     /// Entries under way.
     pub fn messages(&self) -> u64 {
-        self.counts()
-            .messages
-            .iter()
-            .map(|messages| messages.len() as u64)
-            .sum()
+        self.messages_by_priority().iter().sum()
     }
 
     /// Entries under way by urgency.
     pub fn messages_by_priority(&self) -> [u64; Priority::COUNT] {
-        self.counts()
-            .messages
-            .each_ref()
-            .map(|messages| messages.len() as u64)
+        let counts = self.counts();
+        counts.by_priority.each_ref().map(|ages| ages.messages)
     }
 
-    /// Wall time in milliseconds at which the oldest of each urgency was accepted; 0 = none.
+    /// Wall time in milliseconds at which the oldest of each urgency was accepted, right to the second;
+    /// 0 = none.
     pub fn oldest_by_priority(&self) -> [u64; Priority::COUNT] {
-        self.counts()
-            .messages
-            .each_ref()
-            .map(|messages| messages.first().map_or(0, |first| first.0))
+        self.counts().by_priority.each_ref().map(Ages::oldest_ms)
     }
 
     /// Bytes under way.
@@ -328,4 +363,25 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
 pub fn seq_of(key: &[u8]) -> u64 {
     key.first_chunk::<8>()
         .map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_is_known_to_the_second_and_what_has_ended_is_not_counted() {
+        let mut ages = Ages::default();
+        for accepted_ms in [5_900, 5_100, 7_000] {
+            ages.add(accepted_ms);
+        }
+        assert_eq!((ages.messages, ages.oldest_ms()), (3, 5_100));
+        ages.remove(5_100);
+        assert_eq!(ages.oldest_ms() / 1_000, 5, "another of that second");
+        ages.remove(5_900);
+        assert_eq!((ages.messages, ages.oldest_ms()), (1, 7_000));
+        ages.remove(7_000);
+        ages.remove(7_000);
+        assert_eq!((ages.messages, ages.oldest_ms()), (0, 0));
+    }
 }

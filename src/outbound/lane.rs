@@ -1,18 +1,15 @@
-//! Whose turn it is, under every limit. One task owns all that waits; it keeps a few words a message
-//! in memory and leaves the rest on disk.
+//! Whose turn it is, under every limit. One task owns all that waits (see [`super::backlog`]).
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::Live;
+use super::backlog::{Backlog, Recovery};
 use super::send::{Left, Sender};
-use crate::delivery::lanes::{Landed, LaneId, Lanes};
-use crate::delivery::retry::DINGTALK;
-use crate::delivery::state::{Next, Priority, State};
+use crate::delivery::lanes::{Landed, LaneId};
+use crate::delivery::state::{Priority, State};
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
 use crate::egress::limit::Key;
@@ -40,29 +37,13 @@ pub enum Command {
 
 struct Work {
     sender: Sender,
-    lanes: Lanes<u64, u64, Key>,
-    entries: HashMap<u64, Entry>,
-    /// The limits of a lane are the same for all its messages.
-    limits: HashMap<u64, Arc<[Key]>>,
+    backlog: Backlog,
     /// When to let those try that wait for a limit.
     gates: BTreeSet<(u64, Key)>,
     gated: HashMap<Key, u64>,
-    expiries: BinaryHeap<Reverse<(u64, u64)>>,
     attempts: JoinSet<Landing>,
     /// Messages that end without an attempt: expired, cancelled, parked.
     endings: JoinSet<()>,
-}
-
-/// What is kept in memory of a waiting message. Times are monotonic.
-struct Entry {
-    lane: u64,
-    priority: Priority,
-    flying: bool,
-    reordered: bool,
-    limits: Arc<[Key]>,
-    expires_ms: u64,
-    /// Since when it waits for a limit; 0 = it does not.
-    limited_since_ms: u64,
 }
 
 struct Landing {
@@ -75,30 +56,27 @@ struct Landing {
 /// waiting on disk at the start.
 pub async fn run(
     sender: Sender,
-    recovered: Vec<(u64, Live)>,
+    recovered: Recovery,
     mut appended: mpsc::UnboundedReceiver<Appended<Live>>,
     mut commands: mpsc::Receiver<Command>,
     drain: Drain,
 ) -> Result<(), CommitError> {
     let mut work = Work {
-        lanes: Lanes::default(),
-        entries: HashMap::new(),
-        limits: HashMap::new(),
+        backlog: recovered.backlog,
         gates: BTreeSet::new(),
         gated: HashMap::new(),
-        expiries: BinaryHeap::new(),
         attempts: JoinSet::new(),
         endings: JoinSet::new(),
         sender,
     };
-    work.recover(recovered).await?;
+    work.recover(recovered.batch, recovered.ended).await?;
     let (clock, egress) = (work.sender.clock, work.sender.egress.clone());
     while !drain.is_stopping() {
         let wakes_ms = work.step();
         tokio::select! {
             entry = appended.recv() => {
                 let Some(entry) = entry else { break };
-                work.take_in(entry.seq, &entry.state);
+                work.backlog.take_in(entry.seq, &entry.state);
                 work.take_in_more(&mut appended);
             }
             Some(ended) = work.attempts.join_next() => work.land(ended),
@@ -129,69 +107,20 @@ fn land_ending(ended: Result<(), tokio::task::JoinError>) {
 }
 
 impl Work {
-    /// Takes in what was waiting at the start. A call that was under way has an unknown outcome; what
-    /// follows from that is written before anything is sent.
-    async fn recover(&mut self, recovered: Vec<(u64, Live)>) -> Result<(), CommitError> {
-        let mut batch = Batch::default();
-        for (seq, mut live) in recovered {
-            if bug(Bug::UnknownTakenForUnsent) {
-                live.progress.in_flight = None;
-            }
-            if live.progress.in_flight.is_some() {
-                let keyed = live.is_keyed();
-                match live.progress.recover(live.ambiguous, keyed) {
-                    Next::Finished => {
-                        let state = live.progress.state;
-                        let reason = live.progress.reason.take();
-                        self.end(seq, state, reason);
-                        continue;
-                    }
-                    Next::Soon => live.progress.due_ms = 0,
-                    Next::Scheduled { failures } => {
-                        let delay_ms =
-                            DINGTALK.delay_ms(failures, crate::delivery::random::share());
-                        live.progress.due_ms = self.sender.clock.wall_ms() + delay_ms;
-                    }
-                }
-                self.sender.queue.update(&mut batch, seq, &live);
-            }
-            self.take_in(seq, &live);
+    /// What follows from calls that were under way at the last stop is written before anything is sent.
+    async fn recover(
+        &mut self,
+        batch: Batch,
+        ended: Vec<(u64, State, Option<Reason>)>,
+    ) -> Result<(), CommitError> {
+        for (seq, state, reason) in ended {
+            self.end(seq, state, reason);
         }
         if batch.is_empty() {
             Ok(())
         } else {
             self.sender.journal.commit(batch).await
         }
-    }
-
-    fn take_in(&mut self, seq: u64, live: &Live) {
-        let clock = self.sender.clock;
-        let (wall_ms, mono_ms) = (clock.wall_ms(), clock.mono_ms());
-        let limits = self
-            .limits
-            .entry(live.lane)
-            .or_insert_with(|| live.limits().into())
-            .clone();
-        let expires_ms = mono_ms + live.expires_ms.saturating_sub(wall_ms);
-        // No more than the schedule allows: the wall clock may have been set back meanwhile.
-        let left_ms = live
-            .progress
-            .due_ms
-            .saturating_sub(wall_ms)
-            .min(DINGTALK.cap_ms);
-        let due_ms = if left_ms == 0 { 0 } else { mono_ms + left_ms };
-        let entry = Entry {
-            lane: live.lane,
-            priority: live.priority,
-            flying: false,
-            reordered: false,
-            limits,
-            expires_ms,
-            limited_since_ms: 0,
-        };
-        self.entries.insert(seq, entry);
-        self.expiries.push(Reverse((expires_ms, seq)));
-        self.lanes.push(&live.lane, live.priority, seq, due_ms);
     }
 
     /// Starts what may start; returns when to look again.
@@ -202,7 +131,7 @@ impl Work {
         let attempts_max = self.sender.settings.load().concurrency;
         let mut decided = 0;
         while self.attempts.len() < attempts_max && decided < STEP_MAX {
-            let Some((lane, seq)) = self.lanes.next(now_ms) else {
+            let Some((lane, seq)) = self.backlog.lanes.next(now_ms) else {
                 break;
             };
             decided += 1;
@@ -213,13 +142,9 @@ impl Work {
         }
         // With all places for endings taken, the next one that is free wakes the loop.
         let endable = self.endings.len() < ENDINGS_MAX;
-        let expiry = self
-            .expiries
-            .peek()
-            .filter(|_| endable)
-            .map(|Reverse((expires_ms, _))| *expires_ms);
+        let expiry = self.backlog.expires_at().filter(|_| endable);
         let gate = self.gates.first().map(|(until_ms, _)| *until_ms);
-        [self.lanes.wakes_at(), expiry, gate]
+        [self.backlog.lanes.wakes_at(), expiry, gate]
             .into_iter()
             .flatten()
             .min()
@@ -227,32 +152,27 @@ impl Work {
     }
 
     fn start(&mut self, lane: LaneId, seq: u64, now_ms: u64) {
-        let Some(entry) = self.entries.get_mut(&seq) else {
+        let Some(shared) = self.backlog.shared(seq) else {
             // Cancelled or expired while it waited.
-            self.lanes.drop_head(lane);
+            self.backlog.lanes.drop_head(lane);
             return;
         };
-        let critical = entry.priority == Priority::Critical;
-        match self.sender.egress.try_acquire(&entry.limits, critical) {
+        let critical = shared.priority == Priority::Critical;
+        match self.sender.egress.try_acquire(&shared.limits, critical) {
             Err(full) => {
-                if entry.limited_since_ms == 0 {
-                    entry.limited_since_ms = now_ms;
-                }
-                self.lanes.park(lane, full.key);
+                shared.limit(seq, now_ms);
+                self.backlog.lanes.park(lane, full.key);
                 self.gate(full.key, full.until_ms);
             }
             Ok(permit) => {
-                if entry.limited_since_ms > 0 {
-                    metrics::rate_limit_wait(now_ms - entry.limited_since_ms);
-                    entry.limited_since_ms = 0;
+                if let Some(since_ms) = shared.unlimit(seq) {
+                    metrics::rate_limit_wait(now_ms - since_ms);
                 }
-                entry.flying = true;
-                let reordered = entry.reordered;
-                self.lanes.fly(lane);
+                let twice = bug(Bug::LeaseTwice)
+                    .then(|| self.sender.egress.try_acquire(&shared.limits, critical));
+                let reordered = self.backlog.fly(lane, seq);
                 let sender = self.sender.clone();
-                if bug(Bug::LeaseTwice)
-                    && let Ok(permit) = sender.egress.try_acquire(&entry.limits, critical)
-                {
+                if let Some(Ok(permit)) = twice {
                     let sender = sender.clone();
                     self.endings.spawn(async move {
                         sender.attempt(seq, permit, reordered).await;
@@ -273,7 +193,7 @@ impl Work {
             self.gates.pop_first();
             self.gated.remove(&key);
             let capacity = self.sender.egress.capacity(key).max(1);
-            if let Some(priority) = self.lanes.open(&key, capacity) {
+            if let Some(priority) = self.backlog.lanes.open(&key, capacity) {
                 // Those that still wait are nobody else's business: come back for them.
                 let critical = priority == Priority::Critical;
                 self.gate(key, self.sender.egress.free_at(key, critical));
@@ -307,7 +227,7 @@ impl Work {
             let Ok(entry) = appended.try_recv() else {
                 return;
             };
-            self.take_in(entry.seq, &entry.state);
+            self.backlog.take_in(entry.seq, &entry.state);
         }
     }
 
@@ -320,16 +240,15 @@ impl Work {
         let now_ms = self.sender.clock.mono_ms();
         match landing.left {
             Left::Finished => {
-                self.forget(landing.seq);
-                self.lanes.land(landing.lane, Landed::Settled, now_ms);
+                self.backlog.forget(landing.seq);
+                self.backlog
+                    .lanes
+                    .land(landing.lane, Landed::Settled, now_ms);
             }
             Left::Again { due_ms, failed } => {
                 let landed = Landed::Again { due_ms, failed };
-                let reordered = self.lanes.land(landing.lane, landed, now_ms);
-                if let Some(entry) = self.entries.get_mut(&landing.seq) {
-                    entry.flying = false;
-                    entry.reordered |= reordered;
-                }
+                let reordered = self.backlog.lanes.land(landing.lane, landed, now_ms);
+                self.backlog.land(landing.seq, reordered);
                 if reordered {
                     metrics::reordered();
                 }
@@ -338,36 +257,23 @@ impl Work {
     }
 
     fn expire(&mut self, now_ms: u64) {
-        while let Some(&Reverse((expires_ms, seq))) = self.expiries.peek()
-            && expires_ms <= now_ms
-            && self.endings.len() < ENDINGS_MAX
+        while self.endings.len() < ENDINGS_MAX
+            && let Some(seq) = self.backlog.pop_expired(now_ms)
         {
-            self.expiries.pop();
-            match self.entries.get(&seq) {
-                None => {}
-                // Replayed since: it has a new lifetime.
-                Some(entry) if entry.expires_ms > now_ms => {}
-                // Its attempt decides; look again when that has ended at the latest.
-                Some(entry) if entry.flying => self.expiries.push(Reverse((now_ms + 1_000, seq))),
-                Some(_) => {
-                    self.forget(seq);
-                    let reason = Reason::new(
-                        "expired",
-                        "the message was not worth sending any more (expires_in_s or its priority's lifetime)",
-                        "查看该消息此前的 reason；如常因限流过期，请提高优先级或分散机器人。",
-                        "See what held it up; if limits did, raise its priority or spread it over more robots.",
-                    );
-                    self.end(seq, State::Expired, Some(reason));
-                }
-            }
+            let reason = Reason::new(
+                "expired",
+                "the message was not worth sending any more (expires_in_s or its priority's lifetime)",
+                "查看该消息此前的 reason；如常因限流过期，请提高优先级或分散机器人。",
+                "See what held it up; if limits did, raise its priority or spread it over more robots.",
+            );
+            self.end(seq, State::Expired, Some(reason));
         }
     }
 
     fn obey(&mut self, command: Command) {
         let Command::Cancel { seq, answer } = command;
-        let in_time = self.entries.get(&seq).is_some_and(|entry| !entry.flying);
-        if in_time {
-            self.forget(seq);
+        if self.backlog.is_waiting(seq) {
+            self.backlog.forget(seq);
             let sender = self.sender.clone();
             self.endings.spawn(async move {
                 let ended = sender.end(seq, State::Cancelled, None).await.is_some();
@@ -387,14 +293,5 @@ impl Work {
                 tracing::error!(seq, "a message that has ended cannot be read back");
             }
         });
-    }
-
-    fn forget(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.remove(&seq)
-            // The map itself and nobody else.
-            && Arc::strong_count(&entry.limits) <= 2
-        {
-            self.limits.remove(&entry.lane);
-        }
     }
 }

@@ -361,7 +361,7 @@ impl Sender {
         self.journal.submit(batch, move |result| {
             point("settle.after");
             if result.is_ok() {
-                queue.finished(seq, live.tag());
+                queue.finished(live.tag());
                 outcomes.appended(ended);
                 let reason = live
                     .progress
@@ -399,7 +399,7 @@ impl Sender {
         let queue = self.queue.clone();
         self.journal.submit(batch, move |result| {
             if let (Ok(()), Some(tag)) = (result, tag) {
-                queue.finished(seq, tag);
+                queue.finished(tag);
             }
         });
         Left::Finished

@@ -1,0 +1,234 @@
+//! What waits, in a few words a message; the rest is on disk. Times are monotonic.
+//!
+//! A million messages may wait, so a message has only what differs from its neighbours: its number in
+//! its lane, its lane, and when it expires. What all messages of a lane share is kept once, and what
+//! few messages are (under way, reordered) is a set of those few.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+
+use super::Live;
+use crate::clock::Clock;
+use crate::delivery::lanes::{LaneId, Lanes};
+use crate::delivery::random;
+use crate::delivery::retry::DINGTALK;
+use crate::delivery::state::{Next, Priority, State};
+use crate::delivery::verdict::Reason;
+use crate::egress::limit::Key;
+use crate::faults::{Bug, bug};
+use crate::journal::Batch;
+use crate::journal::queue::Queue;
+
+/// The moments of messages that have ended may be this many more than those of the others.
+const EXPIRED_ENDED_MAX: usize = 1_024;
+
+/// All messages under way.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    pub(super) lanes: Lanes<u64, u64, Key>,
+    clock: Clock,
+    /// By number, which grows: an ordered map is filled without being built anew.
+    entries: BTreeMap<u64, Entry>,
+    shared: HashMap<u64, Shared>,
+    flying: HashSet<u64>,
+    /// Others of their lane went first.
+    reordered: HashSet<u64>,
+    expiries: BinaryHeap<Reverse<(u64, u64)>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    lane: u64,
+    expires_ms: u64,
+}
+
+/// What the messages of a lane have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) priority: Priority,
+    pub(super) limits: Box<[Key]>,
+    messages: u64,
+    /// The one that waits for a limit, and since when: only the head of a lane does.
+    limited: Option<(u64, u64)>,
+}
+
+impl Shared {
+    /// Message `seq` waits for a limit, perhaps for a while already.
+    pub(super) fn limit(&mut self, seq: u64, now_ms: u64) {
+        if self.limited.is_none_or(|(limited, _)| limited != seq) {
+            self.limited = Some((seq, now_ms));
+        }
+    }
+
+    /// Message `seq` waits for no limit any more; since when it did.
+    pub(super) fn unlimit(&mut self, seq: u64) -> Option<u64> {
+        let (limited, since_ms) = self.limited.take()?;
+        (limited == seq).then_some(since_ms)
+    }
+}
+
+impl Backlog {
+    fn new(clock: Clock) -> Self {
+        Self {
+            lanes: Lanes::default(),
+            clock,
+            entries: BTreeMap::new(),
+            shared: HashMap::new(),
+            flying: HashSet::new(),
+            reordered: HashSet::new(),
+            expiries: BinaryHeap::new(),
+        }
+    }
+
+    /// Takes in a message that is on disk, the last of its lane.
+    pub(super) fn take_in(&mut self, seq: u64, live: &Live) {
+        let (wall_ms, mono_ms) = (self.clock.wall_ms(), self.clock.mono_ms());
+        let lane = live.lane;
+        let expires_ms = mono_ms + live.expires_ms.saturating_sub(wall_ms);
+        let shared = self.shared.entry(lane).or_insert_with(|| Shared {
+            priority: live.priority,
+            limits: live.limits().into(),
+            messages: 0,
+            limited: None,
+        });
+        if self
+            .entries
+            .insert(seq, Entry { lane, expires_ms })
+            .is_none()
+        {
+            shared.messages += 1;
+        }
+        self.expiries.push(Reverse((expires_ms, seq)));
+        // No more than the schedule allows: the wall clock may have been set back meanwhile.
+        let left_ms = live
+            .progress
+            .due_ms
+            .saturating_sub(wall_ms)
+            .min(DINGTALK.cap_ms);
+        let due_ms = if left_ms == 0 { 0 } else { mono_ms + left_ms };
+        self.lanes.push(&lane, live.priority, seq, due_ms);
+    }
+
+    /// What message `seq` shares with its lane; `None` if it has ended.
+    pub(super) fn shared(&mut self, seq: u64) -> Option<&mut Shared> {
+        let entry = self.entries.get(&seq)?;
+        self.shared.get_mut(&entry.lane)
+    }
+
+    /// The attempt of `seq`, the head of `lane`, starts. Returns whether others went before it.
+    pub(super) fn fly(&mut self, lane: LaneId, seq: u64) -> bool {
+        self.lanes.fly(lane);
+        self.flying.insert(seq);
+        self.reordered.contains(&seq)
+    }
+
+    /// The attempt of `seq` has ended, and it goes on waiting.
+    pub(super) fn land(&mut self, seq: u64, reordered: bool) {
+        self.flying.remove(&seq);
+        if reordered {
+            self.reordered.insert(seq);
+        }
+    }
+
+    /// Whether `seq` waits and is not under way.
+    pub(super) fn is_waiting(&self, seq: u64) -> bool {
+        self.entries.contains_key(&seq) && !self.flying.contains(&seq)
+    }
+
+    /// When the next message expires.
+    pub(super) fn expires_at(&self) -> Option<u64> {
+        self.expiries
+            .peek()
+            .map(|Reverse((expires_ms, _))| *expires_ms)
+    }
+
+    /// Forgets a message whose time is over, and returns which.
+    pub(super) fn pop_expired(&mut self, now_ms: u64) -> Option<u64> {
+        while let Some(&Reverse((expires_ms, seq))) = self.expiries.peek()
+            && expires_ms <= now_ms
+        {
+            self.expiries.pop();
+            match self.entries.get(&seq) {
+                None => {}
+                // Replayed since: it has a new lifetime.
+                Some(entry) if entry.expires_ms > now_ms => {}
+                // Its attempt decides; look again when that has ended at the latest.
+                Some(_) if self.flying.contains(&seq) => {
+                    self.expiries.push(Reverse((now_ms + 1_000, seq)));
+                }
+                Some(_) => {
+                    self.forget(seq);
+                    return Some(seq);
+                }
+            }
+        }
+        None
+    }
+
+    /// Message `seq` has ended. Its lane learns of it when it is the head's turn.
+    pub(super) fn forget(&mut self, seq: u64) {
+        let Some(entry) = self.entries.remove(&seq) else {
+            return;
+        };
+        self.flying.remove(&seq);
+        self.reordered.remove(&seq);
+        if let Some(shared) = self.shared.get_mut(&entry.lane) {
+            shared.messages -= 1;
+            if shared.messages == 0 {
+                self.shared.remove(&entry.lane);
+            }
+        }
+        // Most end long before they would expire.
+        if self.expiries.len() > 2 * self.entries.len() + EXPIRED_ENDED_MAX {
+            let entries = &self.entries;
+            self.expiries
+                .retain(|Reverse((_, seq))| entries.contains_key(seq));
+            self.expiries.shrink_to(2 * entries.len());
+        }
+    }
+}
+
+/// What was waiting on disk at the start, taken in one by one so that no state is kept as a whole.
+#[derive(Debug)]
+pub struct Recovery {
+    pub(super) backlog: Backlog,
+    /// To be written before anything is sent.
+    pub(super) batch: Batch,
+    /// What ends without another attempt.
+    pub(super) ended: Vec<(u64, State, Option<Reason>)>,
+}
+
+impl Recovery {
+    /// Nothing yet.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            backlog: Backlog::new(clock),
+            batch: Batch::default(),
+            ended: vec![],
+        }
+    }
+
+    /// Takes in a live message of `queue`, in the order of numbers. A call that was under way has an
+    /// unknown outcome.
+    pub fn take_in(&mut self, queue: &Queue<Live>, seq: u64, mut live: Live) {
+        if bug(Bug::UnknownTakenForUnsent) {
+            live.progress.in_flight = None;
+        }
+        if live.progress.in_flight.is_some() {
+            let keyed = live.is_keyed();
+            live.progress.due_ms = match live.progress.recover(live.ambiguous, keyed) {
+                Next::Finished => {
+                    let reason = live.progress.reason.take();
+                    self.ended.push((seq, live.progress.state, reason));
+                    return;
+                }
+                Next::Soon => 0,
+                Next::Scheduled { failures } => {
+                    self.backlog.clock.wall_ms() + DINGTALK.delay_ms(failures, random::share())
+                }
+            };
+            queue.update(&mut self.batch, seq, &live);
+        }
+        self.backlog.take_in(seq, &live);
+    }
+}
