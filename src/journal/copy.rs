@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -128,6 +129,17 @@ pub fn restore(dir: &Path, file: &Path) -> Result<Report, CopyError> {
     let path = dir.join(engine::FILE);
     std::fs::rename(&draft, &path).map_err(io(&path))?;
     engine::sync(dir)?;
+    // Restored by root, used by the daemon's user.
+    let owner = std::fs::metadata(dir).map_err(io(dir))?;
+    for name in [
+        engine::FILE,
+        engine::LOG_FILE,
+        engine::FORMAT_FILE,
+        engine::LOCK_FILE,
+    ] {
+        let path = dir.join(name);
+        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid())).map_err(io(&path))?;
+    }
     Ok(report)
 }
 

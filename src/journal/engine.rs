@@ -21,7 +21,8 @@ use crate::faults::{Bug, bug, point};
 
 /// The format that this release writes and reads.
 const FORMAT: u64 = 1;
-const FORMAT_FILE: &str = "journal.format";
+pub(super) const FORMAT_FILE: &str = "journal.format";
+pub(super) const LOCK_FILE: &str = "lock";
 pub(super) const FILE: &str = "journal.redb";
 pub(super) const LOG_FILE: &str = "journal.log";
 /// Its cache is most of the daemon's memory.
@@ -399,7 +400,7 @@ fn refuse_newer(dir: &Path, path: &Path) -> Result<(), OpenError> {
 
 /// The store's lock: released by the operating system when the process ends, whatever happens.
 pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
-    let path = dir.join("lock");
+    let path = dir.join(LOCK_FILE);
     let io = |source| OpenError::Io {
         path: path.clone(),
         source,
