@@ -232,3 +232,88 @@ impl Recovery {
         self.backlog.take_in(seq, &live);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::id::MessageId;
+    use crate::delivery::state::{Ambiguous, Call, Progress};
+    use crate::outbound::Route;
+
+    const EPOCH_MS: u64 = 1_000_000;
+
+    fn live(clock: Clock, seq: u64, lifetime_ms: u64) -> Live {
+        Live {
+            id: MessageId::new(EPOCH_MS, 0, seq),
+            app: String::new(),
+            target: "robot".to_owned(),
+            lane: 7,
+            priority: Priority::Normal,
+            accepted_ms: clock.wall_ms(),
+            expires_ms: clock.wall_ms() + lifetime_ms,
+            bytes: 1,
+            ambiguous: Ambiguous::default(),
+            route: Route::Webhook,
+            progress: Progress::new(vec![Call::to(vec![])]),
+        }
+    }
+
+    fn backlog(lifetimes_ms: &[u64]) -> Backlog {
+        let clock = Clock::starting_at(EPOCH_MS);
+        let mut backlog = Backlog::new(clock);
+        for (seq, lifetime_ms) in (1..).zip(lifetimes_ms) {
+            backlog.take_in(seq, &live(clock, seq, *lifetime_ms));
+        }
+        backlog
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_ended_or_is_under_way_does_not_expire() {
+        let mut backlog = backlog(&[10, 10, 10]);
+        let now_ms = backlog.clock.mono_ms();
+        let (lane, head) = backlog.lanes.next(now_ms).unwrap();
+        assert!(!backlog.fly(lane, head));
+        backlog.forget(2);
+        assert_eq!(backlog.pop_expired(now_ms + 9), None);
+        assert_eq!(backlog.pop_expired(now_ms + 10), Some(3));
+        assert_eq!(backlog.pop_expired(now_ms + 10), None);
+        backlog.land(head, true);
+        assert_eq!(backlog.pop_expired(now_ms + 1_010), Some(head));
+        assert!(backlog.shared.is_empty() && backlog.reordered.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replayed_message_does_not_expire_with_its_first_life() {
+        let mut backlog = backlog(&[10]);
+        let now_ms = backlog.clock.mono_ms();
+        backlog.forget(1);
+        let again = live(backlog.clock, 1, 100);
+        backlog.take_in(1, &again);
+        assert_eq!(backlog.pop_expired(now_ms + 10), None);
+        assert_eq!(backlog.pop_expired(now_ms + 100), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_moments_of_what_has_ended_do_not_pile_up() {
+        let mut backlog = backlog(&vec![60_000; 5_000]);
+        for seq in 1..=4_999 {
+            backlog.forget(seq);
+        }
+        assert!(backlog.expiries.len() <= 2 + EXPIRED_ENDED_MAX);
+        assert_eq!(backlog.shared(5_000).map(|shared| shared.messages), Some(1));
+        assert!(backlog.shared(4_999).is_none());
+        let now_ms = backlog.clock.mono_ms();
+        assert_eq!(backlog.pop_expired(now_ms + 60_000), Some(5_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_one_that_waited_for_a_limit_is_told_since_when() {
+        let mut backlog = backlog(&[10, 10]);
+        let shared = backlog.shared(1).unwrap();
+        shared.limit(1, 5);
+        shared.limit(1, 6);
+        assert_eq!(shared.unlimit(1), Some(5));
+        shared.limit(1, 7);
+        assert_eq!(shared.unlimit(2), None);
+    }
+}
