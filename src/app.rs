@@ -101,13 +101,24 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct App {
     doors: Vec<(Door, Handler)>,
-    parts: Parts,
-    recovered: Recovered,
-    commands: mpsc::Receiver<Command>,
+    flows: Flows,
     cache_dir: PathBuf,
     trigger: drain::Trigger,
     drain: Drain,
 }
+
+/// Both flows, without doors and without what happens now and then: what a simulation drives.
+#[derive(Debug)]
+pub struct Flows {
+    parts: Parts,
+    recovered: Recovered,
+    commands: mpsc::Sender<Command>,
+    obeyed: mpsc::Receiver<Command>,
+}
+
+/// What is to be done now and then.
+#[derive(Debug)]
+pub struct Upkeep(Parts);
 
 #[derive(Debug)]
 enum Handler {
@@ -181,27 +192,16 @@ impl App {
         let state_dir = config.state_dir.clone();
         make_private_dir(&state_dir)?;
         let (trigger, drain) = drain::channel();
-        let health = Health::default();
         let transport = Arc::new(Transport::new(clock, config.connect_timeout_ms));
-        let way_out = config.egress.clone();
-        let egress = Arc::new(Egress::new(
-            way_out,
-            transport.clone(),
-            clock,
-            health.clone(),
-        ));
-        let (stored, recovered) = Stored::read(&state_dir, &egress)?;
-        let (listen, tls) = (Listen::of(&config), load_tls(&config)?);
-        let parts = Parts::build(config, stored, (egress, transport), tls, &drain);
-        let (commands, obeyed) = mpsc::channel(64);
-        let doors = parts.bind(&listen, commands, drain.clone()).await?;
-        let cache_dir = state_dir.join("cache");
+        let listen = Listen::of(&config);
+        let journal = Journal::open(&state_dir)?;
+        let flows = Flows::open(config, journal, transport, clock, &drain)?;
+        let commands = flows.commands.clone();
+        let doors = flows.parts.bind(&listen, commands, drain.clone()).await?;
         Ok(Self {
             doors,
-            parts,
-            recovered,
-            commands: obeyed,
-            cache_dir,
+            flows,
+            cache_dir: state_dir.join("cache"),
             trigger,
             drain,
         })
@@ -212,13 +212,12 @@ impl App {
     pub async fn run(self, reload: impl Fn() -> Result<Config, config::Unusable>) -> Ended {
         let Self {
             doors,
-            parts,
-            recovered,
-            commands,
+            flows,
             cache_dir,
             trigger,
             drain,
         } = self;
+        let parts = flows.parts.clone();
         let starting = parts.health.starting("doors");
         // Before anybody is told that we are ready: a signal that comes early must not kill.
         let signals = [
@@ -232,7 +231,9 @@ impl App {
         };
         let signals = [terminate, interrupt, hangup];
         let mut tasks = JoinSet::new();
-        parts.spawn_workers(&mut tasks, recovered, commands, &drain);
+        flows.spawn(&mut tasks, &drain);
+        tasks.spawn(parts.clone().upkeep(drain.clone()));
+        tasks.spawn(parts.clone().housekeeping(drain.clone()));
         parts.spawn_cache(cache_dir);
         for (door, handler) in doors {
             let drain = drain.clone();
@@ -260,10 +261,64 @@ impl App {
     }
 }
 
+impl Flows {
+    /// Reads back what `journal` holds and builds all parts; calls leave through `transport`.
+    pub fn open(
+        config: Config,
+        journal: Journal,
+        transport: Arc<Transport>,
+        clock: Clock,
+        drain: &Drain,
+    ) -> Result<Self, StartError> {
+        let way_out = config.egress.clone();
+        let health = Health::default();
+        let egress = Arc::new(Egress::new(way_out, transport.clone(), clock, health));
+        let (stored, recovered) = Stored::read(journal, &egress)?;
+        let tls = load_tls(&config)?;
+        let parts = Parts::build(config, stored, (egress, transport), tls, drain);
+        let (commands, obeyed) = mpsc::channel(64);
+        Ok(Self {
+            parts,
+            recovered,
+            commands,
+            obeyed,
+        })
+    }
+
+    /// The accepting sides.
+    pub fn doors(&self) -> (Arc<Inbox>, Arc<Outbox>) {
+        (self.parts.inbox.clone(), self.parts.outbox.clone())
+    }
+
+    /// Where wishes about messages go.
+    pub fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
+    }
+
+    /// Starts the workers.
+    pub fn spawn(self, tasks: &mut JoinSet<()>, drain: &Drain) -> Upkeep {
+        let Self {
+            parts,
+            recovered,
+            obeyed,
+            ..
+        } = self;
+        parts.spawn_workers(tasks, recovered, obeyed, drain);
+        Upkeep(parts)
+    }
+}
+
+impl Upkeep {
+    /// Once around: tokens, old keys, old entries, pauses that are over.
+    pub async fn round(&self) {
+        self.0.upkeep_round().await;
+        self.0.egress.sweep();
+    }
+}
+
 impl Stored {
-    /// Opens the store and reads back everything that is kept in memory.
-    fn read(dir: &Path, egress: &Egress) -> Result<(Self, Recovered), StartError> {
-        let journal = Journal::open(dir)?;
+    /// Reads back everything that is kept in memory.
+    fn read(journal: Journal, egress: &Egress) -> Result<(Self, Recovered), StartError> {
         let dedup = Arc::new(Aged::new(Table::Dedup, DEDUP_KEEP_MS, DEDUP_ENTRIES_MAX));
         let idempotency = Arc::new(Aged::new(
             Table::Idempotency,
@@ -521,8 +576,6 @@ impl Parts {
             health: self.health.clone(),
         };
         tasks.spawn(titles.run(self.apps.clone(), drain.clone()));
-        tasks.spawn(self.clone().upkeep(drain.clone()));
-        tasks.spawn(self.clone().housekeeping(drain.clone()));
     }
 
     /// The cache is opened beside the start: nothing waits for it.
@@ -578,9 +631,7 @@ impl Parts {
     async fn upkeep(self, drain: Drain) {
         let round = async || {
             tokio::time::sleep(Duration::from_secs(30)).await;
-            self.tokens.renew().await;
-            self.forget().await;
-            self.purge().await;
+            self.upkeep_round().await;
         };
         while !drain.is_stopping() {
             tokio::select! {
@@ -588,6 +639,12 @@ impl Parts {
                 () = drain.stopping() => {}
             }
         }
+    }
+
+    async fn upkeep_round(&self) {
+        self.tokens.renew().await;
+        self.forget().await;
+        self.purge().await;
     }
 
     async fn forget(&self) {

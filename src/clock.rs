@@ -4,6 +4,7 @@
 //! so that a stepped wall clock causes neither a storm nor a stall. *Wall* time ([`Clock::wall_ms`])
 //! is for signatures, expiry dates, records on disk and people.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
@@ -21,7 +22,11 @@ pub struct Clock {
 #[derive(Debug, Clone, Copy)]
 enum Wall {
     System,
-    Simulated { epoch_ms: u64 },
+    Simulated {
+        epoch_ms: u64,
+        /// By how much somebody has set the clock since, in milliseconds.
+        set_by_ms: &'static AtomicI64,
+    },
 }
 
 impl Clock {
@@ -35,11 +40,21 @@ impl Clock {
     }
 
     /// A clock whose wall time starts at `epoch_ms` and advances with (paused) tokio time.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
     pub fn starting_at(epoch_ms: u64) -> Self {
+        static NEVER_SET: AtomicI64 = AtomicI64::new(0);
+        Self::set_by(epoch_ms, &NEVER_SET)
+    }
+
+    /// As [`Self::starting_at`], of a machine whose wall clock is also set: it is ahead by as many
+    /// milliseconds as `set_by_ms` says at the moment. Monotonic time knows nothing of that.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
+    pub fn set_by(epoch_ms: u64, set_by_ms: &'static AtomicI64) -> Self {
         Self {
             anchor: Instant::now(),
-            wall: Wall::Simulated { epoch_ms },
+            wall: Wall::Simulated {
+                epoch_ms,
+                set_by_ms,
+            },
         }
     }
 
@@ -65,7 +80,11 @@ impl Clock {
                     .duration_since(UNIX_EPOCH)
                     .unwrap_or(Duration::ZERO),
             ),
-            Wall::Simulated { epoch_ms } => epoch_ms + (self.mono_ms() - BASE_MS),
+            Wall::Simulated {
+                epoch_ms,
+                set_by_ms,
+            } => (epoch_ms + (self.mono_ms() - BASE_MS))
+                .saturating_add_signed(set_by_ms.load(Ordering::Relaxed)),
         }
     }
 

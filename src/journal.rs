@@ -285,7 +285,8 @@ impl Journal {
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let condition = disk::Condition::default();
         let (engine, log) = engine::Engine::open(dir, condition.clone())?;
-        let started = start(Arc::new(engine), Box::new(log), condition);
+        let threads = writer::Writer::start;
+        let started = start(Arc::new(engine), Box::new(log), condition, threads);
         started.map_err(|error| OpenError::Damaged {
             path: dir.to_owned(),
             detail: error.to_string(),
@@ -300,13 +301,34 @@ impl Journal {
         half_bytes: usize,
         condition: disk::Condition,
     ) -> Result<Self, ReadError> {
+        Self::made_on(tables, log, half_bytes, condition, writer::Writer::start)
+    }
+
+    /// As [`Self::on`], without threads: whoever submits or reads does the work meanwhile. For
+    /// simulations, in which time stands still while anybody works.
+    pub fn in_line(
+        tables: Box<dyn disk::Medium>,
+        log: Box<dyn disk::Medium>,
+        half_bytes: usize,
+        condition: disk::Condition,
+    ) -> Result<Self, ReadError> {
+        Self::made_on(tables, log, half_bytes, condition, writer::Writer::in_line)
+    }
+
+    fn made_on(
+        tables: Box<dyn disk::Medium>,
+        log: Box<dyn disk::Medium>,
+        half_bytes: usize,
+        condition: disk::Condition,
+        writer: MakeWriter,
+    ) -> Result<Self, ReadError> {
         let text = |error: std::io::Error| ReadError(error.to_string());
         if log.is_empty().map_err(text)? {
             log::Log::create(&*log, half_bytes).map_err(text)?;
         }
         let engine = engine::Engine::on(tables, condition.clone(), None)
             .map_err(|error| ReadError(format!("{error:?}")))?;
-        start(Arc::new(engine), log, condition)
+        start(Arc::new(engine), log, condition, writer)
     }
 
     /// How the disk is.
@@ -354,6 +376,9 @@ impl Journal {
         &self,
         read: impl FnOnce(&View<'_>) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
+        if self.0.writer.is_in_line() {
+            return self.read_blocking(read);
+        }
         let journal = self.clone();
         tokio::task::spawn_blocking(move || journal.read_blocking(read))
             .await
@@ -365,6 +390,7 @@ impl Journal {
         &self,
         read: impl FnOnce(&View<'_>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
+        self.0.writer.catch_up();
         self.0
             .progress
             .wait_for_tables()
@@ -397,11 +423,14 @@ impl Journal {
     }
 }
 
+type MakeWriter = fn(Arc<engine::Engine>, log::Log, Arc<writer::Progress>) -> writer::Writer;
+
 /// Brings the tables up to the log, then starts the threads.
 fn start(
     engine: Arc<engine::Engine>,
     medium: Box<dyn disk::Medium>,
     condition: disk::Condition,
+    writer: MakeWriter,
 ) -> Result<Journal, ReadError> {
     let (log, found) = log::Log::open(medium, engine.group()?, condition.clone())
         .map_err(|error| ReadError(format!("journal.log: {error}")))?;
@@ -429,7 +458,7 @@ fn start(
     }
     let (failed_at, failed) = watch::channel(false);
     let progress = Arc::new(writer::Progress::at(log.number(), failed_at));
-    let writer = writer::Writer::start(engine.clone(), log, progress.clone());
+    let writer = writer(engine.clone(), log, progress.clone());
     Ok(Journal(Arc::new(Inner {
         engine,
         writer,

@@ -1,7 +1,7 @@
 //! Groups: title, cool app, robot. Changed by events in the order of the events' own times, not of
 //! their arrival, because DingTalk promises no order and re-sends.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,7 @@ pub enum Change {
 
 /// All groups.
 #[derive(Debug, Default)]
-pub struct Chats(Mutex<HashMap<(String, String), Chat>>);
+pub struct Chats(Mutex<BTreeMap<(String, String), Chat>>);
 
 /// Which groups to list.
 #[derive(Debug, Default)]
@@ -165,7 +165,7 @@ impl Chats {
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Chat>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Chat>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

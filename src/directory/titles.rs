@@ -77,6 +77,7 @@ impl Titles {
                 next_ms = next_ms.min(retry.due_ms);
             }
             tokio::select! {
+                biased;
                 () = clock.sleep_until(next_ms) => {}
                 () = self.wake.notified() => {}
                 () = drain.stopping() => {}

@@ -155,9 +155,19 @@ pub struct Failure {
     pub detail: String,
 }
 
+/// Answers calls in place of the network: for tests that have neither sockets nor real time.
+pub trait Script: std::fmt::Debug + Send + Sync {
+    /// What comes of `call`, and when; its timeout is the script's business.
+    fn play(&self, call: &Call<'_>) -> Played;
+}
+
+/// The course of one scripted call.
+pub type Played = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
+
 /// The one client of this process.
 #[derive(Debug)]
 pub struct Transport {
+    script: Option<Box<dyn Script>>,
     clock: Clock,
     connect_timeout: Duration,
     tls: OnceLock<Arc<ClientConfig>>,
@@ -175,10 +185,19 @@ impl Transport {
     /// Connects within `connect_timeout_ms`.
     pub fn new(clock: Clock, connect_timeout_ms: u64) -> Self {
         Self {
+            script: None,
             clock,
             connect_timeout: Duration::from_millis(connect_timeout_ms),
             tls: OnceLock::new(),
             idle: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Leads nowhere: `script` answers.
+    pub fn scripted(clock: Clock, script: Box<dyn Script>) -> Self {
+        Self {
+            script: Some(script),
+            ..Self::new(clock, 0)
         }
     }
 
@@ -189,6 +208,9 @@ impl Transport {
             detail,
         };
         let request = request(&call).map_err(unsent)?;
+        if let Some(script) = &self.script {
+            return script.play(&call).await;
+        }
         let body_bytes = call.body.len() as u64;
         let deadline = Duration::from_millis(call.timeout_ms);
         let progress = Arc::new(OnceLock::new());

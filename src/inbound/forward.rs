@@ -4,7 +4,7 @@
 //! that is down holds up nobody else. Retries follow the platform's schedule without a limit of
 //! attempts, until the event's lifetime is over (reliability contract §3, §4).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -64,7 +64,7 @@ struct Work {
     forwarder: Forwarder,
     lanes: Lanes<Lane, Item, String>,
     entries: HashMap<u64, Forwarding>,
-    breakers: HashMap<String, Breaker>,
+    breakers: BTreeMap<String, Breaker>,
     attempts: JoinSet<Attempt>,
 }
 
@@ -101,7 +101,7 @@ impl Forwarder {
             forwarder: self,
             lanes: Lanes::default(),
             entries: HashMap::new(),
-            breakers: HashMap::new(),
+            breakers: BTreeMap::new(),
             attempts: JoinSet::new(),
         };
         for (seq, state) in recovered {
@@ -111,18 +111,21 @@ impl Forwarder {
         while !drain.is_stopping() {
             work.start_attempts();
             let wakes_ms = work.wakes_at(clock.mono_ms());
+            // In this order, so that a simulation can be repeated: attempts are few and free places,
+            // and whatever came, new entries are taken in beside it.
             tokio::select! {
+                biased;
+                () = drain.stopping() => {}
+                Some(ended) = work.attempts.join_next() => {
+                    work.land(ended);
+                    work.take_in_more(&mut appended);
+                }
                 entry = appended.recv() => {
                     let Some(entry) = entry else { break };
                     work.take_in(entry.seq, entry.state);
-                    for _ in 0..STEP_MAX {
-                        let Ok(entry) = appended.try_recv() else { break };
-                        work.take_in(entry.seq, entry.state);
-                    }
+                    work.take_in_more(&mut appended);
                 }
-                Some(ended) = work.attempts.join_next() => work.land(ended),
                 () = clock.sleep_until(wakes_ms) => {}
-                () = drain.stopping() => {}
             }
         }
         while let Some(ended) = work.attempts.join_next().await {
@@ -161,6 +164,15 @@ impl Work {
         self.entries.insert(seq, state);
         if settled {
             self.finish(seq);
+        }
+    }
+
+    fn take_in_more(&mut self, appended: &mut mpsc::UnboundedReceiver<Appended<Forwarding>>) {
+        for _ in 0..STEP_MAX {
+            let Ok(entry) = appended.try_recv() else {
+                return;
+            };
+            self.take_in(entry.seq, entry.state);
         }
     }
 

@@ -3,6 +3,9 @@
 //! *Writer*: takes what has gathered, makes it durable in the log, answers all. *Keeper*: puts the
 //! groups into the tables, many at a time, and now and then makes the tables durable, so that the log
 //! can be written again. A reader waits until the tables have what was answered before it asked.
+//!
+//! *In line*: the same two, without threads. Whoever submits or reads does their work meanwhile; for
+//! simulations, in which nothing may depend on when a thread runs.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -139,6 +142,8 @@ impl Progress {
 pub(super) struct Writer {
     jobs: Mutex<Option<Sender<Job>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Both, where there are no threads.
+    in_line: Option<Mutex<Scribe>>,
 }
 
 struct Job {
@@ -149,19 +154,8 @@ struct Job {
 impl Writer {
     pub(super) fn start(engine: Arc<Engine>, log: Log, progress: Arc<Progress>) -> Self {
         let (jobs, queue) = channel();
-        let keeper = Keeper {
-            engine,
-            progress: progress.clone(),
-            clock: Clock::system(),
-            number: log.number(),
-            unsaved: 0,
-            saved_us: 0,
-        };
-        let scribe = Scribe {
-            log,
-            progress,
-            clock: Clock::system(),
-        };
+        let keeper = Keeper::new(engine, log.number(), progress.clone());
+        let scribe = Scribe::new(log, progress, None);
         let threads = vec![
             thread("journal", move || scribe.run(&queue)),
             thread("journal-tables", move || keeper.run()),
@@ -169,10 +163,44 @@ impl Writer {
         Self {
             jobs: Mutex::new(Some(jobs)),
             threads: Mutex::new(threads),
+            in_line: None,
+        }
+    }
+
+    /// As [`Self::start`], in line.
+    pub(super) fn in_line(engine: Arc<Engine>, log: Log, progress: Arc<Progress>) -> Self {
+        let keeper = Keeper::new(engine, log.number(), progress.clone());
+        let scribe = Scribe::new(log, progress, Some(keeper));
+        Self {
+            jobs: Mutex::default(),
+            threads: Mutex::default(),
+            in_line: Some(Mutex::new(scribe)),
+        }
+    }
+
+    pub(super) fn is_in_line(&self) -> bool {
+        self.in_line.is_some()
+    }
+
+    /// Brings the tables up to what was answered, if no thread does that.
+    pub(super) fn catch_up(&self) {
+        if let Some(scribe) = &self.in_line {
+            scribe
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .catch_up();
         }
     }
 
     pub(super) fn submit(&self, batch: Batch, then: Then) {
+        if let Some(scribe) = &self.in_line {
+            let bytes = batch.bytes;
+            let mut scribe = scribe.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = scribe.commit(vec![batch], bytes);
+            drop(scribe);
+            then(result);
+            return;
+        }
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = match jobs.as_ref() {
             Some(jobs) => jobs
@@ -189,6 +217,11 @@ impl Writer {
 
     /// Lets the threads finish their queues and waits for them.
     pub(super) fn stop(&self) {
+        if let Some(scribe) = &self.in_line {
+            let mut scribe = scribe.lock().unwrap_or_else(PoisonError::into_inner);
+            scribe.progress.close();
+            scribe.catch_up();
+        }
         drop(
             self.jobs
                 .lock()
@@ -211,13 +244,25 @@ fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
         .expect("a process that cannot start a thread cannot work")
 }
 
+#[derive(Debug)]
 struct Scribe {
     log: Log,
     progress: Arc<Progress>,
     clock: Clock,
+    /// In line: whose work is done here as well.
+    keeper: Option<Keeper>,
 }
 
 impl Scribe {
+    fn new(log: Log, progress: Arc<Progress>, keeper: Option<Keeper>) -> Self {
+        Self {
+            log,
+            progress,
+            clock: Clock::system(),
+            keeper,
+        }
+    }
+
     fn run(mut self, queue: &Receiver<Job>) {
         while let Ok(first) = queue.recv() {
             let mut bytes = first.batch.bytes;
@@ -291,14 +336,38 @@ impl Scribe {
         }
     }
 
-    fn wait_until_durable(&self, number: u64) -> Result<(), CommitError> {
+    fn wait_until_durable(&mut self, number: u64) -> Result<(), CommitError> {
         let mut state = self.progress.state();
         state.behind_bytes += BEHIND_BYTES_MAX;
         self.progress.work.notify_one();
+        if self.keeper.is_some() {
+            drop(state);
+            self.catch_up();
+            state = self.progress.state();
+        }
         self.progress.wait(state, |state| state.durable >= number)
+    }
+
+    /// Does what the keeper's thread would do now.
+    fn catch_up(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            let work = self.progress.state().take();
+            keeper.round(work);
+        }
     }
 }
 
+/// What the keeper is to do.
+type Work = (Vec<Group>, usize, bool);
+
+impl State {
+    fn take(&mut self) -> Work {
+        let bytes = std::mem::take(&mut self.behind_bytes);
+        (std::mem::take(&mut self.behind), bytes, self.closing)
+    }
+}
+
+#[derive(Debug)]
 struct Keeper {
     engine: Arc<Engine>,
     progress: Arc<Progress>,
@@ -311,28 +380,48 @@ struct Keeper {
 }
 
 impl Keeper {
+    fn new(engine: Arc<Engine>, number: u64, progress: Arc<Progress>) -> Self {
+        Self {
+            engine,
+            progress,
+            clock: Clock::system(),
+            number,
+            unsaved: 0,
+            saved_us: 0,
+        }
+    }
+
     fn run(mut self) {
         loop {
-            let (groups, bytes, closing) = self.next();
-            self.unsaved += bytes + groups.len();
-            let now_us = self.clock.mono_us();
-            let due = groups.is_empty()
-                || closing
-                || self.unsaved >= BEHIND_BYTES_MAX
-                || now_us - self.saved_us >= BEHIND_TIME_US;
-            let save = if due { Save::Durable } else { Save::Visible };
-            if self.unsaved > 0 && !self.keep(&groups, save) || closing {
+            let work = self.next();
+            if !self.round(work) {
                 return;
-            }
-            if due {
-                self.unsaved = 0;
-                self.saved_us = now_us;
             }
         }
     }
 
+    /// Puts the groups into the tables; none: makes durable what is there. Returns whether there is more
+    /// to come.
+    fn round(&mut self, (groups, bytes, closing): Work) -> bool {
+        self.unsaved += bytes + groups.len();
+        let now_us = self.clock.mono_us();
+        let due = groups.is_empty()
+            || closing
+            || self.unsaved >= BEHIND_BYTES_MAX
+            || now_us - self.saved_us >= BEHIND_TIME_US;
+        let save = if due { Save::Durable } else { Save::Visible };
+        if self.unsaved > 0 && !self.keep(&groups, save) {
+            return false;
+        }
+        if due {
+            self.unsaved = 0;
+            self.saved_us = now_us;
+        }
+        !closing
+    }
+
     /// Waits for groups; none: those that are in the tables should become durable.
-    fn next(&self) -> (Vec<Group>, usize, bool) {
+    fn next(&self) -> Work {
         let idle = |state: &mut State| state.behind.is_empty() && !state.closing;
         let gathering = |state: &mut State| {
             state.wanted <= state.kept && state.behind_bytes < BEHIND_BYTES_MAX && !state.closing
@@ -351,8 +440,7 @@ impl Keeper {
             let waited = work.wait_timeout_while(state, a_while, gathering);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let bytes = std::mem::take(&mut state.behind_bytes);
-        (std::mem::take(&mut state.behind), bytes, state.closing)
+        state.take()
     }
 
     fn keep(&mut self, groups: &[Group], save: Save) -> bool {

@@ -73,22 +73,31 @@ pub async fn run(
     let (clock, egress) = (work.sender.clock, work.sender.egress.clone());
     while !drain.is_stopping() {
         let wakes_ms = work.step();
+        // In this order, so that a simulation can be repeated: attempts are few and free places, and
+        // whatever came, new entries are taken in beside it.
         tokio::select! {
-            entry = appended.recv() => {
-                let Some(entry) = entry else { break };
-                work.backlog.take_in(entry.seq, &entry.state);
+            biased;
+            () = drain.stopping() => {}
+            Some(ended) = work.attempts.join_next() => {
+                work.land(ended);
                 work.take_in_more(&mut appended);
             }
-            Some(ended) = work.attempts.join_next() => work.land(ended),
+            Some(ended) = work.endings.join_next() => {
+                land_ending(ended);
+                work.take_in_more(&mut appended);
+            }
             Some(command) = commands.recv() => {
                 // What was accepted before the command was given must be known to it.
                 work.take_in_more(&mut appended);
                 work.obey(command);
             }
-            Some(ended) = work.endings.join_next() => land_ending(ended),
             () = egress.cleared() => work.open_all_gates(),
+            entry = appended.recv() => {
+                let Some(entry) = entry else { break };
+                work.backlog.take_in(entry.seq, &entry.state);
+                work.take_in_more(&mut appended);
+            }
             () = clock.sleep_until(wakes_ms) => {}
-            () = drain.stopping() => {}
         }
     }
     while let Some(ended) = work.attempts.join_next().await {
