@@ -211,10 +211,7 @@ impl Work {
         let breaker = self
             .breakers
             .values()
-            .filter_map(|breaker| match breaker.state() {
-                State::Open { until_ms } => Some(until_ms),
-                State::Closed | State::HalfOpen => None,
-            });
+            .filter_map(|breaker| opens_at(breaker.state(), now_ms));
         // Far away: nothing sleeps; something else will wake the loop.
         let far_ms = now_ms + 60_000;
         breaker
@@ -567,8 +564,32 @@ fn signature(upstream: &Upstream, id: &str, timestamp: &str, body: &str) -> Stri
     signatures.join(" ")
 }
 
+/// When a breaker lets somebody try. One whose time has come waits for somebody to come, not for time.
+fn opens_at(state: State, now_ms: u64) -> Option<u64> {
+    match state {
+        State::Open { until_ms } => Some(until_ms).filter(|until_ms| *until_ms > now_ms),
+        State::Closed | State::HalfOpen => None,
+    }
+}
+
 fn report(upstream: &str, was: State, is: State) {
     if was.number() != is.number() {
         metrics::breaker(upstream, is.number());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A breaker whose time had come while its only event slept made the loop wake every millisecond
+    /// until that event was due: up to five minutes of spinning, again and again while a platform is
+    /// down.
+    #[test]
+    fn nobody_wakes_for_a_breaker_whose_time_has_come() {
+        let open = State::Open { until_ms: 5_000 };
+        assert_eq!(opens_at(open, 4_999), Some(5_000));
+        assert_eq!(opens_at(open, 5_000), None);
+        assert_eq!(opens_at(State::HalfOpen, 5_000), None);
     }
 }

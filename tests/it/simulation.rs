@@ -1,0 +1,569 @@
+//! Both flows of the daemon, with its own wiring, in a world of dice: no socket, no file, no thread, no
+//! real time. One seed decides arrivals, answers, delays, power cuts, stops and steps of the wall clock.
+//! Afterwards everything settles, and the oracle looks at what the store, DingTalk and the platform have.
+//!
+//! A failure names its seed: `DINGD_SEED=<seed> cargo test --test it simulation` repeats it, with
+//! `DINGD_TRACE=1` it is told step by step, and `DINGD_LONG=1` runs many more seeds.
+//!
+//! What the oracle excuses: a limit that is passed because the wall clock was set *forward* between a call
+//! and a restart. After a restart only the wall clock can tell how old a charge is.
+
+mod life;
+mod oracle;
+mod world;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dingd::delivery::id::{MessageId, digest, event_id};
+use dingd::delivery::random;
+use dingd::dingtalk::event;
+use dingd::inbound::accept::Accepted;
+use dingd::inbound::verify::Verified;
+use dingd::outbound::accept::Once;
+use dingd::outbound::lane::Command;
+use dingd::outbound::request;
+use serde_json::json;
+
+use self::life::{Disks, Life};
+use self::world::World;
+use crate::support::Dice;
+
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+/// What waits at the end has this long: the longest lifetime, and what clocks were set back by.
+const SETTLES_MS: u64 = 48 * HOUR_MS;
+
+/// A callback that DingTalk sends until it is answered.
+#[derive(Debug)]
+pub struct Callback {
+    text: String,
+    /// Another encryption of the same event has other bytes.
+    encryptions: u64,
+    pub event_id: String,
+    pub acknowledged_ms: Option<u64>,
+}
+
+/// A message that a client sends until it is accepted.
+#[derive(Debug)]
+pub struct Message {
+    body: String,
+    key: Option<String>,
+    pub lifetime_ms: u64,
+    /// Each `Ok`, heard by the client or not.
+    pub accepted: Vec<(u64, MessageId)>,
+    pub heard: bool,
+    pub cancelled: bool,
+}
+
+#[derive(Debug)]
+enum Deed {
+    Callback(usize),
+    Message(usize),
+    Cancel(usize),
+    Weather { dingtalk: bool },
+    Upkeep,
+    Jump,
+    Cut,
+    Stop,
+    Start,
+}
+
+pub struct Simulation {
+    world: Arc<World>,
+    dice: Dice,
+    agenda: BTreeMap<(u64, u64), Deed>,
+    deeds: u64,
+    disks: Disks,
+    life: Option<Life>,
+    purges: bool,
+    inbound_lifetime_ms: u64,
+    pub callbacks: Vec<Callback>,
+    pub messages: Vec<Message>,
+    /// From now on nothing goes wrong.
+    calm: bool,
+    cuts: u32,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Report {
+    trace: u64,
+    ran_ms: u64,
+    callbacks: usize,
+    messages: usize,
+    calls: u64,
+    starts: usize,
+    cuts: u32,
+    jumps: u32,
+    faults: Vec<String>,
+}
+
+/// Runs one seed from beginning to end.
+fn simulate(seed: u64) -> Report {
+    random::seed_this_thread(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut simulation = Simulation::new(seed);
+        simulation.run().await;
+        simulation.report()
+    })
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed ^ 0x5eed);
+        let inbound_lifetime_ms = [6 * HOUR_MS, 7 * 24 * HOUR_MS][usize::from(dice.below(3) > 0)];
+        Self {
+            world: World::new(seed),
+            purges: dice.below(4) == 0,
+            dice,
+            agenda: BTreeMap::new(),
+            deeds: 0,
+            disks: Disks::default(),
+            life: None,
+            inbound_lifetime_ms,
+            callbacks: vec![],
+            messages: vec![],
+            calm: false,
+            cuts: 0,
+        }
+    }
+
+    fn plan(&mut self, at_ms: u64, deed: Deed) {
+        self.deeds += 1;
+        self.agenda.insert((at_ms, self.deeds), deed);
+    }
+
+    /// A delay of any scale from `least_ms` on: up to 2 to the power of `doublings` times that.
+    fn any_scale(&mut self, least_ms: u64, doublings: u64) -> u64 {
+        let scale_ms = least_ms << self.dice.below(doublings);
+        scale_ms + self.dice.below(scale_ms)
+    }
+
+    async fn run(&mut self) {
+        let horizon_ms = 24 * HOUR_MS + self.dice.below(48 * HOUR_MS);
+        self.disks.format();
+        self.foresee(horizon_ms);
+        self.start();
+        self.carry_on(horizon_ms).await;
+        self.calm_down();
+        let end_ms = horizon_ms + SETTLES_MS;
+        while !self.is_settled() && self.world.now_ms() < end_ms && !self.has_failed() {
+            let next_ms = self.world.now_ms() + 10 * MINUTE_MS;
+            self.carry_on(next_ms).await;
+        }
+        if !self.is_settled() && !self.has_failed() {
+            self.world.fault("it does not settle".to_owned());
+        }
+        if let Some(life) = self.life.take() {
+            oracle::judge(self, &life);
+            self.stop(life).await;
+        }
+    }
+
+    /// Everything that comes from outside.
+    fn foresee(&mut self, horizon_ms: u64) {
+        for dingtalk in [true, false] {
+            self.plan(0, Deed::Weather { dingtalk });
+        }
+        self.plan(10 * MINUTE_MS, Deed::Upkeep);
+        let mut at_ms = 0;
+        while at_ms < horizon_ms {
+            at_ms += self.any_scale(100, 16);
+            let burst = if self.dice.below(12) == 0 { 40 } else { 3 };
+            for _ in 0..=self.dice.below(burst) {
+                let gap_ms = self.dice.below(2_000);
+                if self.dice.below(2) == 0 {
+                    self.callback(at_ms + gap_ms);
+                } else {
+                    self.message(at_ms + gap_ms);
+                }
+            }
+        }
+        at_ms = 0;
+        while at_ms < horizon_ms {
+            at_ms += self.any_scale(MINUTE_MS, 10);
+            let deed = match self.dice.below(6) {
+                0 => Deed::Jump,
+                1 => Deed::Stop,
+                _ => Deed::Cut,
+            };
+            self.plan(at_ms, deed);
+        }
+    }
+
+    fn callback(&mut self, at_ms: u64) {
+        let n = self.callbacks.len();
+        let chat = format!("cidchat{}", self.dice.below(4));
+        let kind = match self.dice.below(12) {
+            0 => "im_cool_app_uninstall",
+            1..4 => "im_cool_app_install",
+            4..8 => "chat_update_title",
+            _ => "bpms_task_change",
+        };
+        let mut text = json!({"EventType": kind, "number": format!("#cb{n}#"), "timeStamp": at_ms});
+        if kind != "bpms_task_change" {
+            text["openConversationId"] = json!(chat);
+            text["operateTime"] = json!(at_ms);
+            text["title"] = json!(format!("title {n}"));
+        }
+        if self.dice.below(3) > 0 {
+            text["eventId"] = json!(format!("event-{n}"));
+        }
+        self.callbacks.push(Callback {
+            text: text.to_string(),
+            encryptions: 0,
+            event_id: event_id(&same_event(n)),
+            acknowledged_ms: None,
+        });
+        self.plan(at_ms, Deed::Callback(n));
+    }
+
+    fn message(&mut self, at_ms: u64) {
+        let n = self.messages.len();
+        let to = match self.dice.below(10) {
+            0..6 => json!({"robot": format!("robot-{}", self.dice.below(8) / 5)}),
+            6..8 => json!({"chat": format!("cidchat{}", self.dice.below(4))}),
+            8 => {
+                let people = 1 + self.dice.below(45);
+                json!({"users": (0..people).map(|n| format!("u{n}")).collect::<Vec<_>>()})
+            }
+            _ => json!({"accounts": ["a1"]}),
+        };
+        let (priority, hours) =
+            [("critical", 24), ("high", 12), ("normal", 4), ("low", 1)][pick(&mut self.dice, 4)];
+        let ambiguous = ["retry", "retry", "hold", "drop"][pick(&mut self.dice, 4)];
+        let mut body = json!({"to": to, "priority": priority,
+            "content": {"text": {"content": format!("alert #{n}#")}},
+            "ambiguous": ambiguous});
+        let mut lifetime_ms = hours * HOUR_MS;
+        if self.dice.below(5) == 0 {
+            let seconds = 1 + self.dice.below(3_600);
+            body["expires_in_s"] = json!(seconds);
+            lifetime_ms = lifetime_ms.min(seconds * 1_000);
+        }
+        self.messages.push(Message {
+            body: body.to_string(),
+            key: (self.dice.below(3) > 0).then(|| format!("key-{n}")),
+            lifetime_ms,
+            accepted: vec![],
+            heard: false,
+            cancelled: false,
+        });
+        self.plan(at_ms, Deed::Message(n));
+    }
+
+    /// Does what is planned until then.
+    async fn carry_on(&mut self, until_ms: u64) {
+        while let Some(((at_ms, _), _)) = self.agenda.first_key_value()
+            && *at_ms <= until_ms
+            && !self.has_failed()
+        {
+            let ((at_ms, _), deed) = self.agenda.pop_first().unwrap();
+            self.sleep_until(at_ms).await;
+            self.act(deed).await;
+        }
+        self.sleep_until(until_ms).await;
+    }
+
+    /// Waits, and notices when the daemon ends meanwhile.
+    async fn sleep_until(&mut self, at_ms: u64) {
+        let Some(life) = &mut self.life else {
+            return self.world.sleep_until(at_ms).await;
+        };
+        tokio::select! {
+            biased;
+            () = life.ended() => {}
+            () = self.world.sleep_until(at_ms) => return,
+        }
+        if life.power.is_off() {
+            self.cut().await;
+        } else {
+            self.world.fault("a part of the daemon ended by itself".to_owned());
+        }
+        self.world.sleep_until(at_ms).await;
+    }
+
+    async fn act(&mut self, deed: Deed) {
+        match deed {
+            Deed::Callback(n) => self.send_callback(n).await,
+            Deed::Message(n) => self.send_message(n).await,
+            Deed::Cancel(n) => self.cancel(n).await,
+            Deed::Weather { dingtalk } => {
+                let lasts_ms = self.world.lock().change_weather(dingtalk);
+                self.plan(self.world.now_ms() + lasts_ms, Deed::Weather { dingtalk });
+            }
+            Deed::Upkeep => {
+                if let Some(life) = &self.life {
+                    life.keep_up();
+                }
+                self.plan(self.world.now_ms() + 10 * MINUTE_MS, Deed::Upkeep);
+            }
+            Deed::Jump => {
+                let by_ms = i64::try_from(self.any_scale(1_000, 13)).unwrap();
+                let back = self.dice.below(2) == 0;
+                self.world.set_wall_clock(if back { -by_ms } else { by_ms });
+            }
+            Deed::Cut => {
+                let operations = self.dice.below(12);
+                if let Some(life) = &self.life {
+                    life.power.cut_after(u32::try_from(operations).unwrap());
+                    if operations == 0 {
+                        self.cut().await;
+                    }
+                }
+            }
+            Deed::Stop => {
+                if let Some(life) = self.life.take() {
+                    self.stop(life).await;
+                    let down_ms = self.any_scale(200, 10);
+                    self.plan(self.world.now_ms() + down_ms, Deed::Start);
+                }
+            }
+            Deed::Start => self.start(),
+        }
+    }
+
+    fn start(&mut self) {
+        self.world.note("start");
+        let now_ms = self.world.now_ms();
+        self.world.lock().starts_ms.push(now_ms);
+        let keep_finished_s = if self.purges { 3_600 } else { 90 * 86_400 };
+        match Life::start(&self.disks, &self.world, keep_finished_s, self.inbound_lifetime_ms) {
+            Ok(life) => self.life = Some(life),
+            Err(error) => self.world.fault(format!("it does not start: {error}")),
+        }
+    }
+
+    async fn cut(&mut self) {
+        let Some(life) = self.life.take() else { return };
+        self.world.note("the power is cut");
+        self.cuts += 1;
+        life.power.cut_after(0);
+        life.drop_dead(&self.world).await;
+        let dice = &mut self.dice;
+        self.disks = self.disks.after_cut(&mut |end| usize::try_from(dice.below(end as u64)).unwrap());
+        let down_ms = self.any_scale(200, 13);
+        self.plan(self.world.now_ms() + down_ms, Deed::Start);
+    }
+
+    async fn stop(&mut self, life: Life) {
+        self.world.note("stop");
+        if let Err(error) = life.stop().await {
+            self.world.fault(error);
+        }
+        self.disks = self.disks.after_cut(&mut |_| 0);
+    }
+
+    fn calm_down(&mut self) {
+        self.calm = true;
+        self.agenda
+            .retain(|_, deed| !matches!(deed, Deed::Weather { .. } | Deed::Jump | Deed::Cut | Deed::Stop));
+        let mut outside = self.world.lock();
+        (outside.dingtalk, outside.platform) = (world::Weather::Fair, world::Weather::Fair);
+        drop(outside);
+        if let Some(life) = &self.life {
+            life.power.restore();
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        let idle = |deed: &Deed| matches!(deed, Deed::Upkeep);
+        self.agenda.values().all(idle) && self.life.as_ref().is_some_and(Life::is_idle)
+    }
+
+    fn has_failed(&self) -> bool {
+        !self.world.lock().faults.is_empty()
+    }
+
+    /// Whether the answer gets lost on its way.
+    fn is_unheard(&mut self) -> bool {
+        !self.calm && self.dice.below(20) == 0
+    }
+
+    async fn send_callback(&mut self, n: usize) {
+        let again_ms = self.world.now_ms() + self.any_scale(5_000, 8);
+        let Some(life) = &self.life else {
+            return self.plan(again_ms, Deed::Callback(n));
+        };
+        let callback = &mut self.callbacks[n];
+        callback.encryptions += self.dice.below(2);
+        let bytes = [n as u64, callback.encryptions].map(u64::to_be_bytes).concat();
+        let verified = Verified {
+            event: event::parse(&callback.text).unwrap(),
+            text: callback.text.clone(),
+            same_bytes: digest(&[b"bytes", &bytes]),
+            same_event: same_event(n),
+        };
+        let settings = life.inbox.settings.load_full();
+        let accepted = life.inbox.accept(&settings.apps["oncall"], verified).await;
+        let good = matches!(accepted, Accepted::New | Accepted::Duplicate);
+        let off = life.power.is_off();
+        self.world.note(&format!("callback {n}: {accepted:?}"));
+        if !good && !off {
+            self.world.fault(format!("callback {n} was not stored and nobody knows why"));
+        }
+        if good && !off {
+            let now_ms = self.world.now_ms();
+            self.callbacks[n].acknowledged_ms.get_or_insert(now_ms);
+        }
+        if !good || self.is_unheard() {
+            self.plan(again_ms, Deed::Callback(n));
+        }
+    }
+
+    async fn send_message(&mut self, n: usize) {
+        let again_ms = self.world.now_ms() + self.any_scale(1_000, 8);
+        let Some(life) = &self.life else {
+            return self.plan(again_ms, Deed::Message(n));
+        };
+        let message = &self.messages[n];
+        let answer = life.accept(message.body.as_bytes(), message.key.as_deref()).await;
+        let off = life.power.is_off();
+        self.world.note(&format!("message {n}: {answer:?}"));
+        match answer {
+            Ok(id) if !off => {
+                let now_ms = self.world.now_ms();
+                let first = message.accepted.first().map(|(_, id)| *id);
+                if message.key.is_some() && first.is_some_and(|first| first != id) {
+                    self.world.fault(format!("message {n}: one key, two ids"));
+                }
+                let unheard = message.key.is_some() && self.is_unheard();
+                let message = &mut self.messages[n];
+                message.accepted.push((now_ms, id));
+                message.heard = !unheard;
+                if unheard {
+                    self.plan(again_ms, Deed::Message(n));
+                } else if self.dice.below(20) == 0 {
+                    let later_ms = now_ms + self.any_scale(100, 12);
+                    self.plan(later_ms, Deed::Cancel(n));
+                }
+            }
+            Ok(_) => self.plan(again_ms, Deed::Message(n)),
+            Err("store_failed") if off => self.plan(again_ms, Deed::Message(n)),
+            // Nobody may send there: that is an answer.
+            Err("chat_uninstalled") => {}
+            Err(slug) => self.world.fault(format!("message {n} was refused: {slug}")),
+        }
+    }
+
+    async fn cancel(&mut self, n: usize) {
+        let (Some(life), Some((_, id))) = (&self.life, self.messages[n].accepted.last()) else {
+            return;
+        };
+        let (answer, mut told) = tokio::sync::oneshot::channel();
+        let command = Command::Cancel {
+            seq: id.seq(),
+            answer,
+        };
+        if life.commands.send(command).await.is_err() {
+            return;
+        }
+        let at_ms = self.world.now_ms() + 1;
+        self.sleep_until(at_ms).await;
+        let in_time = told.try_recv().unwrap_or(false);
+        self.world.note(&format!("message {n} is withdrawn: {in_time}"));
+        self.messages[n].cancelled = in_time;
+    }
+
+    fn report(&self) -> Report {
+        let outside = self.world.lock();
+        let faults = outside.faults.clone();
+        let (calls, starts, jumps) = (outside.calls, outside.starts_ms.len(), outside.jumps);
+        drop(outside);
+        Report {
+            trace: self.world.trace(),
+            ran_ms: self.world.now_ms(),
+            callbacks: self.callbacks.len(),
+            messages: self.messages.len(),
+            calls,
+            starts,
+            cuts: self.cuts,
+            jumps,
+            faults,
+        }
+    }
+}
+
+impl Life {
+    /// What the API does with a request.
+    async fn accept(&self, body: &[u8], key: Option<&str>) -> Result<MessageId, &'static str> {
+        let settings = self.outbox.settings.load_full();
+        let client = &settings.clients[0];
+        let slug = |problem: dingd::http::problem::Problem| problem.slug();
+        let once = self.outbox.once(&client.name, key, body).await.map_err(slug)?;
+        if let Once::Replayed(answer) = once {
+            return Ok(answer.id);
+        }
+        let asked = request::parse(body, client, &settings, &self.inbox.chats).map_err(slug)?;
+        self.outbox.admit(asked.priority).map_err(slug)?;
+        let answer = self.outbox.accept(asked, once).await.map_err(slug)?;
+        Ok(answer.id)
+    }
+}
+
+fn same_event(n: usize) -> [u8; 16] {
+    digest(&[b"event", &n.to_be_bytes()])
+}
+
+fn pick(dice: &mut Dice, end: u64) -> usize {
+    usize::try_from(dice.below(end)).unwrap()
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn told(seed: u64, report: &Report) -> String {
+    format!(
+        "seed {seed} failed:\n  {}\nrepeat it with: DINGD_SEED={seed} cargo test --test it simulation",
+        report.faults.join("\n  ")
+    )
+}
+
+#[test]
+fn thousands_of_hours_lose_nothing_settle_everything_once_and_pass_no_limit() {
+    let (first, runs) = match number("DINGD_SEED") {
+        Some(seed) => (seed, 1),
+        None if number("DINGD_LONG").is_some() => (1_000, 2_000),
+        None => (1, RUNS),
+    };
+    let next = AtomicU64::new(first);
+    let hours_ms = AtomicU64::new(0);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + runs {
+                return;
+            }
+            let report = simulate(seed);
+            hours_ms.fetch_add(report.ran_ms, Ordering::Relaxed);
+            if runs == 1 {
+                eprintln!("{report:#?}");
+            }
+            assert!(report.faults.is_empty(), "{}", told(seed, &report));
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads = [scope.spawn(work), scope.spawn(work)];
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+    let hours = hours_ms.into_inner() / HOUR_MS;
+    eprintln!("{runs} runs, {hours} simulated hours");
+}
+
+const RUNS: u64 = 60;
+
+#[test]
+fn a_seed_repeats_its_run_exactly() {
+    let seed = number("DINGD_SEED").unwrap_or(7);
+    assert_eq!(simulate(seed), simulate(seed));
+}

@@ -1,0 +1,254 @@
+//! What must be true once everything has settled, whatever the dice said.
+
+use std::collections::BTreeMap;
+
+use dingd::delivery::event::{Forwarding, Stored, TargetState};
+use dingd::delivery::id::MessageId;
+use dingd::delivery::record;
+use dingd::delivery::state::State;
+use dingd::journal::queue::seq_of;
+use dingd::journal::{Order, ReadError, Table, View};
+use dingd::outbound::{Live, Message as Kept};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::Simulation;
+use super::life::Life;
+use super::world::Delivered;
+
+/// Everything that is in the store.
+struct Store {
+    events: BTreeMap<u64, (Stored, Forwarding)>,
+    messages: BTreeMap<u64, (Kept, Live)>,
+    /// Events and messages that have ended and were removed.
+    purged: [u64; 2],
+    faults: Vec<String>,
+}
+
+pub fn judge(simulation: &Simulation, life: &Life) {
+    match life.journal.read_blocking(|view| Store::read(view, life)) {
+        Ok(mut store) => {
+            store.callbacks(simulation);
+            store.messages(simulation);
+            store.outcomes(simulation);
+            store.targets(simulation);
+            for fault in store.faults {
+                simulation.world.fault(fault);
+            }
+        }
+        Err(error) => simulation.world.fault(error.to_string()),
+    }
+}
+
+impl Store {
+    fn read(view: &View<'_>, life: &Life) -> Result<Self, ReadError> {
+        let mut faults = vec![];
+        let books = [life.inbox.queue.books(view)?, life.outbox.queue.books(view)?];
+        for books in books {
+            if books.mismatch() != 0 || books.quarantined != 0 {
+                faults.push(format!("the books do not balance: {books:?}"));
+            }
+        }
+        if view.len(Table::Quarantine)? != 0 {
+            faults.push("something was set aside as damaged".to_owned());
+        }
+        let events = zip(
+            rows(view, Table::InboxPayload)?,
+            rows(view, Table::InboxLive)?,
+            rows(view, Table::InboxDone)?,
+            &mut faults,
+        );
+        let messages = zip(
+            rows(view, Table::OutboxPayload)?,
+            rows(view, Table::OutboxLive)?,
+            rows(view, Table::OutboxDone)?,
+            &mut faults,
+        );
+        Ok(Self {
+            events,
+            messages,
+            purged: books.map(|books| books.purged),
+            faults,
+        })
+    }
+
+    /// Every callback that was acknowledged is there, once, under its id.
+    fn callbacks(&mut self, simulation: &Simulation) {
+        let mut by_id: BTreeMap<&str, u32> = BTreeMap::new();
+        for (stored, _) in self.events.values() {
+            *by_id.entry(&stored.id).or_default() += 1;
+        }
+        let twice = by_id.iter().filter(|(_, times)| **times > 1);
+        self.faults
+            .extend(twice.map(|(id, times)| format!("{id} is stored {times} times")));
+        let outside = simulation.world.lock();
+        let seen = outside.ids();
+        for callback in &simulation.callbacks {
+            let id = callback.event_id.as_str();
+            let is_kept = by_id.contains_key(id) || self.purged[0] > 0 && seen.contains(id);
+            if callback.acknowledged_ms.is_some() != is_kept {
+                let when = callback.acknowledged_ms;
+                self.faults
+                    .push(format!("callback {id}: acknowledged at {when:?}, kept: {is_kept}"));
+            }
+        }
+    }
+
+    /// What an event's state says of each upstream is what that upstream saw.
+    fn targets(&mut self, simulation: &Simulation) {
+        let outside = simulation.world.lock();
+        for (stored, state) in self.events.values() {
+            let Some(targets) = state.targets.as_ref().filter(|_| state.is_settled()) else {
+                self.faults.push(format!("{} has not settled", stored.id));
+                continue;
+            };
+            for target in targets {
+                let key = (format!("{}.example", target.upstream), stored.id.clone());
+                let seen: Option<&Delivered> = outside.delivered.get(&key);
+                let wrong = match target.state {
+                    TargetState::Forwarded => {
+                        !seen.is_some_and(|seen| seen.taken && seen.body == stored.body.get())
+                    }
+                    // Only an event that nobody took in its time is given up, with a reason.
+                    TargetState::Dead => {
+                        let age_ms = state.finished_ms.unwrap_or(0).saturating_sub(state.accepted_ms);
+                        target.reason.is_none() || age_ms < simulation.inbound_lifetime_ms
+                    }
+                    TargetState::Waiting => true,
+                };
+                if wrong {
+                    self.faults.push(format!("{} {target:?}: they saw {seen:?}", stored.id));
+                }
+            }
+        }
+    }
+
+    /// Every message that was accepted has ended, once, as it says; a key is one message.
+    fn messages(&mut self, simulation: &Simulation) {
+        let ids: BTreeMap<MessageId, usize> = simulation
+            .messages
+            .iter()
+            .enumerate()
+            .flat_map(|(n, message)| message.accepted.iter().map(move |(_, id)| (*id, n)))
+            .collect();
+        let mut copies: BTreeMap<usize, u32> = BTreeMap::new();
+        let outside = simulation.world.lock();
+        for (kept, live) in self.messages.values() {
+            let n = number(kept);
+            *copies.entry(n).or_default() += 1;
+            let state = live.progress.state;
+            let sent = matches!(state, State::Sent | State::Merged);
+            let taken = outside.taken.get(&(n as u64)).copied().unwrap_or(0);
+            let asked = &simulation.messages[n];
+            let mut wrong = vec![];
+            if live.id != kept.id || !state.is_terminal() || live.progress.finished_ms.is_none() {
+                wrong.push("has not ended");
+            }
+            if sent && taken == 0 {
+                wrong.push("was never taken");
+            }
+            if !sent && state != State::Cancelled && live.progress.reason.is_none() {
+                wrong.push("has no reason");
+            }
+            if asked.cancelled && asked.accepted.len() == 1 && !sent && state != State::Cancelled {
+                wrong.push("was withdrawn in time");
+            }
+            // Without steps of the wall clock both clocks agree.
+            let accepted_ms = asked.accepted.iter().map(|(at_ms, _)| *at_ms).min();
+            let age_ms = live.progress.finished_ms.unwrap_or(0).saturating_sub(live.accepted_ms);
+            if state == State::Expired
+                && outside.jumps == 0
+                && accepted_ms.is_some()
+                && age_ms < asked.lifetime_ms
+            {
+                wrong.push("expired too early");
+            }
+            if !wrong.is_empty() {
+                self.faults
+                    .push(format!("message {n} ({}) {wrong:?}: {live:?}", kept.id));
+            }
+        }
+        for (n, message) in simulation.messages.iter().enumerate() {
+            let stored = copies.get(&n).copied().unwrap_or(0);
+            if message.key.is_some() && stored > 1 {
+                self.faults.push(format!("message {n} has a key and is stored {stored} times"));
+            }
+        }
+        let kept: Vec<_> = self.messages.values().map(|(kept, _)| kept.id).collect();
+        for (id, n) in ids {
+            if !kept.contains(&id) && self.purged[1] == 0 {
+                self.faults.push(format!("message {n} was accepted as {id} and is lost"));
+            }
+        }
+    }
+
+    /// Each message that has ended was told as one event, and as what it is.
+    fn outcomes(&mut self, simulation: &Simulation) {
+        let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let outside = simulation.world.lock();
+        let seen = outside.delivered.iter().map(|(key, seen)| (key.1.clone(), seen.body.clone()));
+        let stored = self.events.values().map(|(stored, _)| {
+            let body = bytes::Bytes::copy_from_slice(stored.body.get().as_bytes());
+            (stored.id.clone(), body)
+        });
+        let all: BTreeMap<_, _> = seen.chain(stored).collect();
+        for body in all.values() {
+            let body: Value = serde_json::from_slice(body).unwrap();
+            if body["type"] == "dingd.message.finished" {
+                let id = body["subject"].as_str().unwrap_or_default().to_owned();
+                let state = body["data"]["state"].as_str().unwrap_or_default().to_owned();
+                told.entry(id).or_default().push(state);
+            }
+        }
+        for (kept, live) in self.messages.values() {
+            let state = live.progress.state.label();
+            let outcomes = told.remove(&kept.id.to_string()).unwrap_or_default();
+            if outcomes != [state] {
+                self.faults.push(format!("{} is {state} and was told as {outcomes:?}", kept.id));
+            }
+        }
+        if self.purged[1] == 0 && !told.is_empty() {
+            self.faults.push(format!("outcomes of messages that are not there: {told:?}"));
+        }
+    }
+}
+
+fn rows<T: DeserializeOwned>(view: &View<'_>, table: Table) -> Result<BTreeMap<u64, T>, ReadError> {
+    let mut rows = BTreeMap::new();
+    view.walk(table, &[], &[], Order::Ascending, &mut |key, value| {
+        let (first, _) = record::split_first(value).unwrap();
+        rows.insert(seq_of(key), record::decode(first).unwrap());
+        true
+    })?;
+    Ok(rows)
+}
+
+/// Each entry has what was accepted and is live or done, never both.
+fn zip<P, S>(
+    payloads: BTreeMap<u64, P>,
+    live: BTreeMap<u64, S>,
+    mut done: BTreeMap<u64, S>,
+    faults: &mut Vec<String>,
+) -> BTreeMap<u64, (P, S)> {
+    for (seq, state) in live {
+        if done.insert(seq, state).is_some() {
+            faults.push(format!("entry {seq} is live and done"));
+        }
+    }
+    let mut both = BTreeMap::new();
+    for (seq, payload) in payloads {
+        match done.remove(&seq) {
+            Some(state) => drop(both.insert(seq, (payload, state))),
+            None => faults.push(format!("entry {seq} has no state")),
+        }
+    }
+    if !done.is_empty() {
+        faults.push(format!("{} entries have no payload", done.len()));
+    }
+    both
+}
+
+fn number(kept: &Kept) -> usize {
+    let text = serde_json::to_string(&kept.content).unwrap();
+    text.split('#').nth(1).unwrap().parse().unwrap()
+}
