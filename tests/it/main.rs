@@ -27,6 +27,7 @@ mod messages;
 mod process;
 mod requests;
 mod seeded;
+mod simulation;
 mod store;
 mod support;
 mod tokens;

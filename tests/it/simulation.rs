@@ -32,6 +32,8 @@ use crate::support::Dice;
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
+/// Rarer than in the daemon, which would look at everything that has ended every half minute.
+const UPKEEP_MS: u64 = 40 * MINUTE_MS;
 /// What waits at the end has this long: the longest lifetime, and what clocks were set back by.
 const SETTLES_MS: u64 = 48 * HOUR_MS;
 
@@ -172,7 +174,7 @@ impl Simulation {
         for dingtalk in [true, false] {
             self.plan(0, Deed::Weather { dingtalk });
         }
-        self.plan(10 * MINUTE_MS, Deed::Upkeep);
+        self.plan(UPKEEP_MS, Deed::Upkeep);
         let mut at_ms = 0;
         while at_ms < horizon_ms {
             at_ms += self.any_scale(100, 16);
@@ -285,7 +287,8 @@ impl Simulation {
         if life.power.is_off() {
             self.cut().await;
         } else {
-            self.world.fault("a part of the daemon ended by itself".to_owned());
+            self.world
+                .fault("a part of the daemon ended by itself".to_owned());
         }
         self.world.sleep_until(at_ms).await;
     }
@@ -303,7 +306,7 @@ impl Simulation {
                 if let Some(life) = &self.life {
                     life.keep_up();
                 }
-                self.plan(self.world.now_ms() + 10 * MINUTE_MS, Deed::Upkeep);
+                self.plan(self.world.now_ms() + UPKEEP_MS, Deed::Upkeep);
             }
             Deed::Jump => {
                 let by_ms = i64::try_from(self.any_scale(1_000, 13)).unwrap();
@@ -335,7 +338,12 @@ impl Simulation {
         let now_ms = self.world.now_ms();
         self.world.lock().starts_ms.push(now_ms);
         let keep_finished_s = if self.purges { 3_600 } else { 90 * 86_400 };
-        match Life::start(&self.disks, &self.world, keep_finished_s, self.inbound_lifetime_ms) {
+        match Life::start(
+            &self.disks,
+            &self.world,
+            keep_finished_s,
+            self.inbound_lifetime_ms,
+        ) {
             Ok(life) => self.life = Some(life),
             Err(error) => self.world.fault(format!("it does not start: {error}")),
         }
@@ -348,7 +356,9 @@ impl Simulation {
         life.power.cut_after(0);
         life.drop_dead(&self.world).await;
         let dice = &mut self.dice;
-        self.disks = self.disks.after_cut(&mut |end| usize::try_from(dice.below(end as u64)).unwrap());
+        self.disks = self
+            .disks
+            .after_cut(&mut |end| usize::try_from(dice.below(end as u64)).unwrap());
         let down_ms = self.any_scale(200, 13);
         self.plan(self.world.now_ms() + down_ms, Deed::Start);
     }
@@ -363,8 +373,12 @@ impl Simulation {
 
     fn calm_down(&mut self) {
         self.calm = true;
-        self.agenda
-            .retain(|_, deed| !matches!(deed, Deed::Weather { .. } | Deed::Jump | Deed::Cut | Deed::Stop));
+        self.agenda.retain(|_, deed| {
+            !matches!(
+                deed,
+                Deed::Weather { .. } | Deed::Jump | Deed::Cut | Deed::Stop
+            )
+        });
         let mut outside = self.world.lock();
         (outside.dingtalk, outside.platform) = (world::Weather::Fair, world::Weather::Fair);
         drop(outside);
@@ -394,7 +408,9 @@ impl Simulation {
         };
         let callback = &mut self.callbacks[n];
         callback.encryptions += self.dice.below(2);
-        let bytes = [n as u64, callback.encryptions].map(u64::to_be_bytes).concat();
+        let bytes = [n as u64, callback.encryptions]
+            .map(u64::to_be_bytes)
+            .concat();
         let verified = Verified {
             event: event::parse(&callback.text).unwrap(),
             text: callback.text.clone(),
@@ -407,7 +423,8 @@ impl Simulation {
         let off = life.power.is_off();
         self.world.note(&format!("callback {n}: {accepted:?}"));
         if !good && !off {
-            self.world.fault(format!("callback {n} was not stored and nobody knows why"));
+            self.world
+                .fault(format!("callback {n} was not stored and nobody knows why"));
         }
         if good && !off {
             let now_ms = self.world.now_ms();
@@ -424,7 +441,9 @@ impl Simulation {
             return self.plan(again_ms, Deed::Message(n));
         };
         let message = &self.messages[n];
-        let answer = life.accept(message.body.as_bytes(), message.key.as_deref()).await;
+        let answer = life
+            .accept(message.body.as_bytes(), message.key.as_deref())
+            .await;
         let off = life.power.is_off();
         self.world.note(&format!("message {n}: {answer:?}"));
         match answer {
@@ -468,7 +487,8 @@ impl Simulation {
         let at_ms = self.world.now_ms() + 1;
         self.sleep_until(at_ms).await;
         let in_time = told.try_recv().unwrap_or(false);
-        self.world.note(&format!("message {n} is withdrawn: {in_time}"));
+        self.world
+            .note(&format!("message {n} is withdrawn: {in_time}"));
         self.messages[n].cancelled = in_time;
     }
 
@@ -497,7 +517,11 @@ impl Life {
         let settings = self.outbox.settings.load_full();
         let client = &settings.clients[0];
         let slug = |problem: dingd::http::problem::Problem| problem.slug();
-        let once = self.outbox.once(&client.name, key, body).await.map_err(slug)?;
+        let once = self
+            .outbox
+            .once(&client.name, key, body)
+            .await
+            .map_err(slug)?;
         if let Once::Replayed(answer) = once {
             return Ok(answer.id);
         }

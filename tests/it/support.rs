@@ -1,5 +1,6 @@
 //! A stage for one test: box, platform, daemon, and the questions that tests ask.
 
+pub mod disk;
 pub mod faulty;
 
 use std::path::Path;
@@ -218,6 +219,7 @@ pub fn other_event(number: usize) -> String {
 }
 
 /// A small generator for tests that want variety and a seed to repeat it by.
+#[derive(Debug)]
 pub struct Dice(u64);
 
 impl Dice {

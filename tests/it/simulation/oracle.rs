@@ -43,7 +43,10 @@ pub fn judge(simulation: &Simulation, life: &Life) {
 impl Store {
     fn read(view: &View<'_>, life: &Life) -> Result<Self, ReadError> {
         let mut faults = vec![];
-        let books = [life.inbox.queue.books(view)?, life.outbox.queue.books(view)?];
+        let books = [
+            life.inbox.queue.books(view)?,
+            life.outbox.queue.books(view)?,
+        ];
         for books in books {
             if books.mismatch() != 0 || books.quarantined != 0 {
                 faults.push(format!("the books do not balance: {books:?}"));
@@ -88,8 +91,9 @@ impl Store {
             let is_kept = by_id.contains_key(id) || self.purged[0] > 0 && seen.contains(id);
             if callback.acknowledged_ms.is_some() != is_kept {
                 let when = callback.acknowledged_ms;
-                self.faults
-                    .push(format!("callback {id}: acknowledged at {when:?}, kept: {is_kept}"));
+                self.faults.push(format!(
+                    "callback {id}: acknowledged at {when:?}, kept: {is_kept}"
+                ));
             }
         }
     }
@@ -111,13 +115,17 @@ impl Store {
                     }
                     // Only an event that nobody took in its time is given up, with a reason.
                     TargetState::Dead => {
-                        let age_ms = state.finished_ms.unwrap_or(0).saturating_sub(state.accepted_ms);
+                        let age_ms = state
+                            .finished_ms
+                            .unwrap_or(0)
+                            .saturating_sub(state.accepted_ms);
                         target.reason.is_none() || age_ms < simulation.inbound_lifetime_ms
                     }
                     TargetState::Waiting => true,
                 };
                 if wrong {
-                    self.faults.push(format!("{} {target:?}: they saw {seen:?}", stored.id));
+                    self.faults
+                        .push(format!("{} {target:?}: they saw {seen:?}", stored.id));
                 }
             }
         }
@@ -155,7 +163,11 @@ impl Store {
             }
             // Without steps of the wall clock both clocks agree.
             let accepted_ms = asked.accepted.iter().map(|(at_ms, _)| *at_ms).min();
-            let age_ms = live.progress.finished_ms.unwrap_or(0).saturating_sub(live.accepted_ms);
+            let age_ms = live
+                .progress
+                .finished_ms
+                .unwrap_or(0)
+                .saturating_sub(live.accepted_ms);
             if state == State::Expired
                 && outside.jumps == 0
                 && accepted_ms.is_some()
@@ -171,13 +183,16 @@ impl Store {
         for (n, message) in simulation.messages.iter().enumerate() {
             let stored = copies.get(&n).copied().unwrap_or(0);
             if message.key.is_some() && stored > 1 {
-                self.faults.push(format!("message {n} has a key and is stored {stored} times"));
+                self.faults.push(format!(
+                    "message {n} has a key and is stored {stored} times"
+                ));
             }
         }
         let kept: Vec<_> = self.messages.values().map(|(kept, _)| kept.id).collect();
         for (id, n) in ids {
             if !kept.contains(&id) && self.purged[1] == 0 {
-                self.faults.push(format!("message {n} was accepted as {id} and is lost"));
+                self.faults
+                    .push(format!("message {n} was accepted as {id} and is lost"));
             }
         }
     }
@@ -186,7 +201,10 @@ impl Store {
     fn outcomes(&mut self, simulation: &Simulation) {
         let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let outside = simulation.world.lock();
-        let seen = outside.delivered.iter().map(|(key, seen)| (key.1.clone(), seen.body.clone()));
+        let seen = outside
+            .delivered
+            .iter()
+            .map(|(key, seen)| (key.1.clone(), seen.body.clone()));
         let stored = self.events.values().map(|(stored, _)| {
             let body = bytes::Bytes::copy_from_slice(stored.body.get().as_bytes());
             (stored.id.clone(), body)
@@ -196,7 +214,10 @@ impl Store {
             let body: Value = serde_json::from_slice(body).unwrap();
             if body["type"] == "dingd.message.finished" {
                 let id = body["subject"].as_str().unwrap_or_default().to_owned();
-                let state = body["data"]["state"].as_str().unwrap_or_default().to_owned();
+                let state = body["data"]["state"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned();
                 told.entry(id).or_default().push(state);
             }
         }
@@ -204,11 +225,15 @@ impl Store {
             let state = live.progress.state.label();
             let outcomes = told.remove(&kept.id.to_string()).unwrap_or_default();
             if outcomes != [state] {
-                self.faults.push(format!("{} is {state} and was told as {outcomes:?}", kept.id));
+                self.faults.push(format!(
+                    "{} is {state} and was told as {outcomes:?}",
+                    kept.id
+                ));
             }
         }
         if self.purged[1] == 0 && !told.is_empty() {
-            self.faults.push(format!("outcomes of messages that are not there: {told:?}"));
+            self.faults
+                .push(format!("outcomes of messages that are not there: {told:?}"));
         }
     }
 }

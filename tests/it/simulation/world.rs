@@ -182,7 +182,10 @@ impl World {
         let now_ms = self.now_ms();
         (now_ms, what).hash(&mut self.lock().trace);
         if self.shows {
-            eprintln!("{:>12.3} s  {what}", Duration::from_millis(now_ms).as_secs_f64());
+            eprintln!(
+                "{:>12.3} s  {what}",
+                Duration::from_millis(now_ms).as_secs_f64()
+            );
         }
     }
 
@@ -249,7 +252,12 @@ impl World {
             if let Some(number) = number.filter(|_| request.host.ends_with("dingtalk.com")) {
                 outside.first_seen_ms.entry(number).or_insert(now_ms);
             }
-            let path = request.path.split('?').next().unwrap_or_default().to_owned();
+            let path = request
+                .path
+                .split('?')
+                .next()
+                .unwrap_or_default()
+                .to_owned();
             let what = format!(
                 "{}{path} {:?} {number:?} is answered {} ({kind:?})",
                 request.host, request.id, reply.status
@@ -286,7 +294,12 @@ async fn wait(ms: u64) {
 
 /// The number in `…#n#…`.
 fn marker(body: &[u8]) -> Option<u64> {
-    std::str::from_utf8(body).ok()?.split('#').nth(1)?.parse().ok()
+    std::str::from_utf8(body)
+        .ok()?
+        .split('#')
+        .nth(1)?
+        .parse()
+        .ok()
 }
 
 impl Outside {
@@ -304,7 +317,11 @@ impl Outside {
             pick = pick.saturating_sub(*weight);
             hit.then_some(*fate)
         });
-        let slow = if self.dice.below(50) == 0 { 12_000 } else { 300 };
+        let slow = if self.dice.below(50) == 0 {
+            12_000
+        } else {
+            300
+        };
         let there_ms = (1 + self.dice.below(slow)).min(request.timeout_ms - 1);
         (fate.unwrap(), there_ms, 1 + self.dice.below(1_500))
     }
@@ -321,7 +338,10 @@ impl Outside {
         // After a restart only the wall clock can tell how old a charge is: one that was set forward
         // between the charge and the start makes it look older. A known gap; see the module page.
         let excused = self.forward_ms.iter().any(|set_ms| {
-            let start = self.starts_ms.iter().any(|start_ms| start_ms >= set_ms && *start_ms <= now_ms);
+            let start = self
+                .starts_ms
+                .iter()
+                .any(|start_ms| start_ms >= set_ms && *start_ms <= now_ms);
             *set_ms >= first_ms && start
         });
         if passed && !excused {
@@ -360,7 +380,10 @@ impl Outside {
             if !stale {
                 self.new_token(now_ms);
             }
-            return answer(401, &json!({"code": "InvalidAuthentication", "message": "x"}));
+            return answer(
+                401,
+                &json!({"code": "InvalidAuthentication", "message": "x"}),
+            );
         }
         let users: Vec<_> = body["userIds"].as_array().cloned().unwrap_or_default();
         let done = json!({"processQueryKey": format!("key-{now_ms}"), "title": "name", "success": true,
@@ -385,7 +408,11 @@ impl Outside {
     }
 
     fn robot(&mut self, request: &Request, kind: Kind, now_ms: u64) -> Reply {
-        let token = request.path.split("access_token=").nth(1).unwrap_or_default();
+        let token = request
+            .path
+            .split("access_token=")
+            .nth(1)
+            .unwrap_or_default();
         let token = token.split('&').next().unwrap_or_default().to_owned();
         self.count(format!("robot {token}"), 20, 60_000, now_ms);
         let errcode = |code: i64| answer(200, &json!({"errcode": code, "errmsg": "x"}));
@@ -405,10 +432,7 @@ impl Outside {
 
     fn upstream(&mut self, request: &Request, kind: Kind) -> Reply {
         let taken = !matches!(kind, Kind::BusyWithCode | Kind::Gone | Kind::Throttled);
-        let key = (
-            request.host.clone(),
-            request.id.clone().unwrap_or_default(),
-        );
+        let key = (request.host.clone(), request.id.clone().unwrap_or_default());
         let known = self.delivered.entry(key).or_insert_with(|| Delivered {
             body: request.body.clone(),
             taken: false,
@@ -417,7 +441,8 @@ impl Outside {
         known.times += 1;
         known.taken |= taken;
         if known.body != request.body {
-            self.faults.push(format!("{:?} came with other bytes", request.id));
+            self.faults
+                .push(format!("{:?} came with other bytes", request.id));
         }
         match kind {
             Kind::BusyWithCode => answer(503, &json!({})),
@@ -448,7 +473,11 @@ impl Outside {
 
     /// Another weather, and for how long.
     pub fn change_weather(&mut self, dingtalk: bool) -> u64 {
-        let was = if dingtalk { self.dingtalk } else { self.platform };
+        let was = if dingtalk {
+            self.dingtalk
+        } else {
+            self.platform
+        };
         let bad = [
             Weather::Flaky,
             Weather::Flaky,
@@ -463,7 +492,10 @@ impl Outside {
             let scale_ms = 5_000 << self.dice.below(12);
             (bad[pick], scale_ms + self.dice.below(scale_ms))
         } else {
-            (Weather::Fair, 5 * MINUTE_MS + self.dice.below(180 * MINUTE_MS))
+            (
+                Weather::Fair,
+                5 * MINUTE_MS + self.dice.below(180 * MINUTE_MS),
+            )
         };
         if dingtalk {
             self.dingtalk = next;
@@ -508,7 +540,13 @@ const fn says(kind: Kind) -> Fate {
 const DINGTALK: &[(Weather, Row)] = &[
     (
         Weather::Fair,
-        &[(970, says(Kind::Ok)), (15, says(Kind::InPart)), (5, says(Kind::BusyWithCode)), (5, Fate::Refused), (5, says(Kind::Dead))],
+        &[
+            (970, says(Kind::Ok)),
+            (15, says(Kind::InPart)),
+            (5, says(Kind::BusyWithCode)),
+            (5, Fate::Refused),
+            (5, says(Kind::Dead)),
+        ],
     ),
     (
         Weather::Flaky,
@@ -531,16 +569,28 @@ const DINGTALK: &[(Weather, Row)] = &[
     (Weather::Silent, &[(1, Fate::Lost), (1, Fate::Mute)]),
     (
         Weather::Busy,
-        &[(70, says(Kind::BusyWithCode)), (20, says(Kind::BadGateway)), (10, says(Kind::Ok))],
+        &[
+            (70, says(Kind::BusyWithCode)),
+            (20, says(Kind::BadGateway)),
+            (10, says(Kind::Ok)),
+        ],
     ),
     (
         Weather::Odd,
-        &[(30, says(Kind::Throttled)), (10, says(Kind::Ban)), (30, says(Kind::TokenRefused)), (30, says(Kind::Ok))],
+        &[
+            (30, says(Kind::Throttled)),
+            (10, says(Kind::Ban)),
+            (30, says(Kind::TokenRefused)),
+            (30, says(Kind::Ok)),
+        ],
     ),
 ];
 
 const PLATFORM: &[(Weather, Row)] = &[
-    (Weather::Fair, &[(99, says(Kind::Ok)), (1, says(Kind::BusyWithCode))]),
+    (
+        Weather::Fair,
+        &[(99, says(Kind::Ok)), (1, says(Kind::BusyWithCode))],
+    ),
     (
         Weather::Flaky,
         &[
@@ -554,6 +604,12 @@ const PLATFORM: &[(Weather, Row)] = &[
     ),
     (Weather::Down, &[(1, Fate::Refused)]),
     (Weather::Silent, &[(1, Fate::Lost), (1, Fate::Mute)]),
-    (Weather::Busy, &[(90, says(Kind::BusyWithCode)), (10, says(Kind::Ok))]),
-    (Weather::Odd, &[(50, says(Kind::Gone)), (50, says(Kind::Ok))]),
+    (
+        Weather::Busy,
+        &[(90, says(Kind::BusyWithCode)), (10, says(Kind::Ok))],
+    ),
+    (
+        Weather::Odd,
+        &[(50, says(Kind::Gone)), (50, says(Kind::Ok))],
+    ),
 ];
