@@ -20,7 +20,7 @@ use super::world::{Net, World};
 use crate::support::disk::{MemoryDisk, Power};
 
 /// Small, so that its halves are often written over.
-const HALF_BYTES: usize = 128 << 10;
+const HALF_BYTES: usize = 32 << 10;
 
 /// The disks of the machine, with the power they have.
 #[derive(Debug, Default)]
@@ -127,7 +127,7 @@ impl Life {
             if let Err(error) = ended
                 && error.is_panic()
             {
-                world.fault(format!("a part panicked: {error}"));
+                world.fault(&format!("a part panicked: {error}"));
             }
         }
         let mut rounds = std::mem::take(&mut *self.rounds.lock().unwrap());
@@ -182,7 +182,7 @@ token = "api-token-0123456789"
 listen = "127.0.0.1:0"
 [journal]
 keep_finished_s = {keep_finished_s}
-keep_dead_s = {keep_finished_s}
+keep_dead_s = 7776000
 [inbound]
 lifetime_s = {inbound_lifetime_s}
 [[apps]]

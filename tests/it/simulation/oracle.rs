@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use dingd::delivery::event::{Forwarding, Stored, TargetState};
 use dingd::delivery::id::MessageId;
 use dingd::delivery::record;
-use dingd::delivery::state::State;
+use dingd::delivery::state::{Ambiguous, State};
 use dingd::journal::queue::seq_of;
 use dingd::journal::{Order, ReadError, Table, View};
-use dingd::outbound::{Live, Message as Kept};
+use dingd::outbound::{Live, Message as Kept, Route};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -25,19 +25,37 @@ struct Store {
     faults: Vec<String>,
 }
 
-pub fn judge(simulation: &Simulation, life: &Life) {
+/// How messages and events ended.
+pub type Tally = BTreeMap<String, u32>;
+
+pub fn judge(simulation: &Simulation, life: &Life) -> Tally {
+    let mut tally = Tally::new();
     match life.journal.read_blocking(|view| Store::read(view, life)) {
         Ok(mut store) => {
             store.callbacks(simulation);
             store.messages(simulation);
+            store.order(simulation);
             store.outcomes(simulation);
             store.targets(simulation);
+            for (_, live) in store.messages.values() {
+                *tally
+                    .entry(live.progress.state.label().to_owned())
+                    .or_default() += 1;
+                *tally.entry("reordered".to_owned()).or_default() +=
+                    u32::from(live.progress.reordered);
+            }
+            for (_, state) in store.events.values() {
+                *tally
+                    .entry(format!("events {}", state.label()))
+                    .or_default() += 1;
+            }
             for fault in store.faults {
-                simulation.world.fault(fault);
+                simulation.world.fault(&fault);
             }
         }
-        Err(error) => simulation.world.fault(error.to_string()),
+        Err(error) => simulation.world.fault(&error.to_string()),
     }
+    tally
 }
 
 impl Store {
@@ -131,6 +149,19 @@ impl Store {
         }
     }
 
+    /// How often each message is stored: a client without a key that heard nothing sends another.
+    fn copies(&self) -> BTreeMap<usize, u32> {
+        let mut copies = BTreeMap::new();
+        if self.purged[1] > 0 {
+            // Nobody knows any more.
+            return copies;
+        }
+        for (kept, _) in self.messages.values() {
+            *copies.entry(number(kept)).or_default() += 1;
+        }
+        copies
+    }
+
     /// Every message that was accepted has ended, once, as it says; a key is one message.
     fn messages(&mut self, simulation: &Simulation) {
         let ids: BTreeMap<MessageId, usize> = simulation
@@ -139,11 +170,10 @@ impl Store {
             .enumerate()
             .flat_map(|(n, message)| message.accepted.iter().map(move |(_, id)| (*id, n)))
             .collect();
-        let mut copies: BTreeMap<usize, u32> = BTreeMap::new();
+        let copies = self.copies();
         let outside = simulation.world.lock();
         for (kept, live) in self.messages.values() {
             let n = number(kept);
-            *copies.entry(n).or_default() += 1;
             let state = live.progress.state;
             let sent = matches!(state, State::Sent | State::Merged);
             let taken = outside.taken.get(&(n as u64)).copied().unwrap_or(0);
@@ -154,6 +184,11 @@ impl Store {
             }
             if sent && taken == 0 {
                 wrong.push("was never taken");
+            }
+            // Who says hold or drop is never served twice.
+            let once = live.ambiguous != Ambiguous::Retry && live.route == Route::Group;
+            if once && taken > 1 && copies.get(&n) == Some(&1) {
+                wrong.push("was taken twice");
             }
             if !sent && state != State::Cancelled && live.progress.reason.is_none() {
                 wrong.push("has no reason");
@@ -193,6 +228,40 @@ impl Store {
             if !kept.contains(&id) && self.purged[1] == 0 {
                 self.faults
                     .push(format!("message {n} was accepted as {id} and is lost"));
+            }
+        }
+    }
+
+    /// First in, first out in each lane, but for those that stepped aside, and as long as no restart
+    /// made the daemon forget who had.
+    fn order(&mut self, simulation: &Simulation) {
+        let copies = self.copies();
+        let outside = simulation.world.lock();
+        let mut latest: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
+        for (kept, live) in self.messages.values() {
+            let n = number(kept);
+            if copies.get(&n) != Some(&1) {
+                continue;
+            }
+            let accepted = &simulation.messages[n].accepted;
+            let seen_ms = outside.first_seen_ms.get(&(n as u64));
+            let ([(accepted_ms, _)], Some(seen_ms)) = (accepted.as_slice(), seen_ms) else {
+                continue;
+            };
+            let restarted = outside
+                .starts_ms
+                .iter()
+                .any(|start_ms| (accepted_ms..=seen_ms).contains(&start_ms));
+            // In the order of acceptance: nobody before this one may have been seen later.
+            let before = latest.get(&live.lane).copied();
+            if let Some((before_ms, before)) = before.filter(|(before_ms, _)| before_ms > seen_ms) {
+                self.faults.push(format!(
+                    "message {n}, seen at {seen_ms} ms, overtook {before}, seen at {before_ms} ms"
+                ));
+            }
+            if !restarted && !live.progress.reordered {
+                let entry = latest.entry(live.lane).or_insert((*seen_ms, n));
+                *entry = (*entry).max((*seen_ms, n));
             }
         }
     }

@@ -44,6 +44,8 @@ pub struct Outside {
     pub taken: BTreeMap<u64, u32>,
     /// When its first call arrived, answered whatever.
     pub first_seen_ms: BTreeMap<u64, u64>,
+    /// The bytes under each `msgUuid`: a repeat has the same.
+    robot_bodies: BTreeMap<String, Bytes>,
     /// What each upstream saw under each id.
     pub delivered: BTreeMap<(String, String), Delivered>,
     pub calls: u64,
@@ -132,6 +134,7 @@ impl World {
             arrivals: BTreeMap::new(),
             taken: BTreeMap::new(),
             first_seen_ms: BTreeMap::new(),
+            robot_bodies: BTreeMap::new(),
             delivered: BTreeMap::new(),
             calls: 0,
             forward_ms: vec![],
@@ -189,8 +192,8 @@ impl World {
         }
     }
 
-    pub fn fault(&self, what: String) {
-        self.note(&what);
+    pub fn fault(&self, what: &str) {
+        self.note(what);
         let now_s = self.now_ms() / 1_000;
         self.lock().faults.push(format!("at {now_s} s: {what}"));
     }
@@ -327,8 +330,8 @@ impl Outside {
     }
 
     /// Counts one arrival; DingTalk would punish the one that is too many.
-    fn count(&mut self, what: String, most: usize, window_ms: u64, now_ms: u64) {
-        let times = self.arrivals.entry(what.clone()).or_default();
+    fn count(&mut self, what: &str, most: usize, window_ms: u64, now_ms: u64) {
+        let times = self.arrivals.entry(what.to_owned()).or_default();
         times.push(now_ms);
         let Some(first) = times.len().checked_sub(most + 1) else {
             return;
@@ -357,7 +360,7 @@ impl Outside {
         if now_ms >= self.token_until_ms {
             self.new_token(now_ms);
         }
-        self.count(format!("api {}", request.path), 20, 1_000, now_ms);
+        self.count(&format!("api {}", request.path), 20, 1_000, now_ms);
         if request.path.ends_with("accessToken") {
             return match kind {
                 Kind::BusyWithCode | Kind::Throttled => busy(),
@@ -373,7 +376,7 @@ impl Outside {
         if let Some(chat) = body["openConversationId"].as_str()
             && request.path.contains("groupMessages")
         {
-            self.count(format!("chat {chat}"), 20, 60_000, now_ms);
+            self.count(&format!("chat {chat}"), 20, 60_000, now_ms);
         }
         let stale = request.token != Some(format!("token-{}", self.token));
         if kind == Kind::TokenRefused || stale {
@@ -414,7 +417,14 @@ impl Outside {
             .nth(1)
             .unwrap_or_default();
         let token = token.split('&').next().unwrap_or_default().to_owned();
-        self.count(format!("robot {token}"), 20, 60_000, now_ms);
+        self.count(&format!("robot {token}"), 20, 60_000, now_ms);
+        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let key = body["msgUuid"].as_str().unwrap_or_default().to_owned();
+        let first = self.robot_bodies.entry(key.clone());
+        if *first.or_insert_with(|| request.body.clone()) != request.body {
+            self.faults
+                .push(format!("msgUuid {key:?} came with other bytes"));
+        }
         let errcode = |code: i64| answer(200, &json!({"errcode": code, "errmsg": "x"}));
         match kind {
             Kind::Throttled => errcode(130_101),
@@ -505,8 +515,10 @@ impl Outside {
         lasts_ms
     }
 
+    /// What somebody took.
     pub fn ids(&self) -> BTreeSet<&str> {
-        self.delivered.keys().map(|(_, id)| id.as_str()).collect()
+        let taken = self.delivered.iter().filter(|(_, seen)| seen.taken);
+        taken.map(|((_, id), _)| id.as_str()).collect()
     }
 }
 
