@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::dead::Dead;
 use crate::admin::door::Door as AdminDoor;
-use crate::admin::socket::{Books, Socket};
+use crate::admin::socket::{BACKUP_PREFIX, Books, Socket};
 use crate::cache::store::Store;
 use crate::cache::token::Tokens;
 use crate::clock::Clock;
@@ -197,6 +197,7 @@ impl App {
         let journal = Journal::open(&state_dir)?;
         let flows = Flows::open(config, journal, transport, clock, &drain)?;
         let commands = flows.commands.clone();
+        remove_old_backups(&state_dir);
         let doors = flows.parts.bind(&listen, commands, drain.clone()).await?;
         Ok(Self {
             doors,
@@ -512,8 +513,8 @@ impl Parts {
             doors: Arc::new(doors),
             health: self.health.clone(),
             books: books.clone(),
-            backup_file: self.fixed.state_dir.join("journal.backup"),
-            backup: Arc::default(),
+            state_dir: Arc::from(self.fixed.state_dir.as_path()),
+            backups: Arc::default(),
         };
         let admin_handler = AdminDoor {
             health: self.health.clone(),
@@ -815,18 +816,20 @@ impl Parts {
         if drained.is_err() {
             tracing::warn!("some work did not finish in time; it is taken up at the next start");
         }
-        let condition = journal.condition().clone();
-        let mut closing = tokio::task::spawn_blocking(move || journal.close());
+        let closed = journal.clone();
+        let mut closing = tokio::task::spawn_blocking(move || closed.close());
         let in_time = tokio::time::timeout(Duration::from_millis(CLOSE_MS), &mut closing).await;
-        let closed = if let Ok(closed) = in_time {
-            closed
-        } else {
-            // A full or read-only disk: what the log has is put into the tables at the next start.
-            condition.give_up();
-            closing.await
-        };
-        match (drained, closed) {
-            (Ok(()), Ok(())) => Ended::Drained,
+        match (drained, in_time) {
+            (_, Ok(_)) if journal.has_failed() => Ended::JournalFailed,
+            (Ok(()), Ok(Ok(()))) => Ended::Drained,
+            (_, Err(_)) => {
+                // A full or read-only disk: what the log has is put into the tables at the next start.
+                journal.condition().give_up();
+                if closing.await.is_err() {
+                    tracing::error!("the journal could not be closed");
+                }
+                Ended::DrainTimedOut
+            }
             _ => Ended::DrainTimedOut,
         }
     }
@@ -836,6 +839,22 @@ fn corps(apps: &[DingTalkApp]) -> HashMap<String, String> {
     apps.iter()
         .map(|app| (app.name.clone(), app.corp_id.clone()))
         .collect()
+}
+
+/// Copies that nobody fetched.
+fn remove_old_backups(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_copy = name
+            .to_str()
+            .is_some_and(|name| name.starts_with(BACKUP_PREFIX));
+        if is_copy && let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::warn!(%error, ?name, "an old backup cannot be removed");
+        }
+    }
 }
 
 fn make_private_dir(path: &Path) -> Result<(), StartError> {

@@ -336,6 +336,11 @@ impl Journal {
         &self.0.condition
     }
 
+    /// Whether a write waits for the disk, which is full or read-only.
+    pub fn is_stuck(&self) -> bool {
+        self.0.condition.stuck().is_some()
+    }
+
     /// Sees whether the disk has room again. Blocks for a moment.
     pub fn take_room(&self) {
         self.0.engine.take_room();
@@ -438,7 +443,7 @@ fn start(
     for (number, bytes) in &found.damaged {
         tracing::error!(
             group = number,
-            "a damaged group of the log was set aside; see `dingd dead list`"
+            "groups of the log from this one on are damaged or missing: what was accepted in the last moments before the end may be lost; see `dingd dead list`"
         );
         crate::metrics::store_quarantined();
         let name = [b"log\0", &number.to_be_bytes()[..]].concat();
@@ -449,7 +454,7 @@ fn start(
     let groups = groups.take(found.groups.len().saturating_sub(forgotten));
     let again = usize::from(bug(Bug::ReplayTwice)) * found.groups.len();
     let groups = groups.chain(found.groups.iter().map(|(_, group)| group).take(again));
-    if log.number() > engine.group()? {
+    if log.number() > engine.group()? || !aside.is_empty() {
         point("replay.before");
         engine
             .write(groups.chain([&aside]), log.number(), engine::Save::Durable)

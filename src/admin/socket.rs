@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use hyper::Method;
@@ -36,11 +36,14 @@ pub struct Socket {
     pub health: Health,
     /// What is under way.
     pub books: Arc<Books>,
-    /// Where a backup is made.
-    pub backup_file: PathBuf,
-    /// One backup at a time.
-    pub backup: Arc<tokio::sync::Mutex<()>>,
+    /// Where backups are made.
+    pub state_dir: Arc<Path>,
+    /// One backup at a time; how many were made.
+    pub backups: Arc<tokio::sync::Mutex<u64>>,
 }
+
+/// A backup in the state directory is called this and a number.
+pub const BACKUP_PREFIX: &str = "journal.backup-";
 
 /// Where gauges come from.
 #[derive(Debug)]
@@ -58,24 +61,33 @@ pub struct Books {
 impl Books {
     /// Brings the gauges up to date; returns by how much the books do not balance.
     pub async fn measure(&self) -> u64 {
-        let (inbox, outbox) = (self.inbox.queue.clone(), self.outbox.clone());
-        let read = self
-            .journal
-            .read(move |view| Ok((inbox.books(view)?, outbox.books(view)?)));
-        let mismatch = match read.await {
-            Ok((inbox, outbox)) => inbox.mismatch() + outbox.mismatch(),
-            Err(error) => {
-                tracing::error!(%error, "the books cannot be read");
-                return 0;
-            }
-        };
         self.room.measure();
+        // Whoever reads waits for the tables; while they wait for the disk nothing can be said.
+        let mismatch = if self.journal.is_stuck() {
+            0
+        } else {
+            self.mismatch().await
+        };
         let (size, free) = (self.journal.size_bytes(), self.room.free_bytes());
         metrics::store(size, free, self.room.has_room(), mismatch);
         metrics::dedup_entries(self.inbox.dedup.len());
         report(&self.inbox.queue);
         report(&self.outbox);
         mismatch
+    }
+
+    async fn mismatch(&self) -> u64 {
+        let (inbox, outbox) = (self.inbox.queue.clone(), self.outbox.clone());
+        let read = self
+            .journal
+            .read(move |view| Ok((inbox.books(view)?, outbox.books(view)?)));
+        match read.await {
+            Ok((inbox, outbox)) => inbox.mismatch() + outbox.mismatch(),
+            Err(error) => {
+                tracing::error!(%error, "the books cannot be read");
+                0
+            }
+        }
     }
 }
 
@@ -125,17 +137,11 @@ impl Socket {
 
     /// Makes a backup in the state directory, from where the command that asked fetches it.
     async fn back_up(&self) -> Result<Value, Problem> {
-        let _alone = self.backup.lock().await;
-        let file = self.backup_file.clone();
+        let mut backups = self.backups.lock().await;
+        *backups += 1;
+        let file = self.state_dir.join(format!("{BACKUP_PREFIX}{backups}"));
         let journal = self.books.journal.clone();
         let made = tokio::task::spawn_blocking(move || {
-            // Left over from one that nobody fetched.
-            match std::fs::remove_file(&file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error.to_string());
-                }
-                Ok(()) | Err(_) => {}
-            }
             let report = journal.backup(&file).map_err(|error| error.to_string())?;
             let mut report = json!(report);
             if let Some(members) = report.as_object_mut() {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::journal::{show, state_dir};
 use super::output::{complain, finish, say};
 use super::{Target, client};
+use crate::admin::socket::BACKUP_PREFIX;
 use crate::journal::copy;
 
 #[derive(Debug, Args)]
@@ -51,20 +52,40 @@ fn back_up(arguments: &Arguments) -> Result<Value, String> {
     let report = client::ask(&arguments.target, "POST", "/v1/backup", None)?;
     let made = report.get("file").and_then(Value::as_str);
     let made = Path::new(made.ok_or("the daemon named no file")?);
-    let moved = fetch(made, file)
-        .map_err(|error| format!("{} → {}: {error}", made.display(), file.display()));
+    let socket = client::socket(&arguments.target)?;
+    let name = made.file_name().and_then(|name| name.to_str());
+    // This may be root and the daemon is not: it does not get to choose what is read and removed.
+    if made.parent() != socket.parent() || !name.is_some_and(|n| n.starts_with(BACKUP_PREFIX)) {
+        return Err(format!("{} is not a backup of the daemon", made.display()));
+    }
+    let fetched = fetch(made, file)
+        .map_err(|error| format!("{} → {}: {error}", made.display(), file.display()))
+        .and_then(|()| copy::check_backup(file).map_err(|error| error.to_string()))
+        .and_then(|found| {
+            let same = report.get("tables") == Some(&json!(found.tables));
+            same.then_some(())
+                .ok_or_else(|| format!("{} differs from what was made", file.display()))
+        });
     std::fs::remove_file(made).map_err(|error| format!("{}: {error}", made.display()))?;
-    moved.map(|()| report)
+    if fetched.is_err() && std::fs::remove_file(file).is_err() {
+        complain(&format!("{} is not a good backup", file.display()));
+    }
+    fetched.map(|()| report)
 }
 
 fn fetch(from: &Path, to: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
+    let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let mut made = std::fs::File::options()
+        .read(true)
+        .custom_flags(no_link)
+        .open(from)?;
     let mut copy = std::fs::File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(to)?;
-    std::io::copy(&mut std::fs::File::open(from)?, &mut copy)?;
+    std::io::copy(&mut made, &mut copy)?;
     copy.sync_all()?;
     let parent = to.parent().filter(|dir| !dir.as_os_str().is_empty());
     std::fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()

@@ -83,7 +83,7 @@ fn problem(status: u16, value: &Value) -> String {
     text
 }
 
-fn socket(target: &Target) -> Result<PathBuf, String> {
+pub(super) fn socket(target: &Target) -> Result<PathBuf, String> {
     if let Some(socket) = &target.socket {
         return Ok(socket.clone());
     }

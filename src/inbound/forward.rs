@@ -176,7 +176,11 @@ impl Work {
         }
     }
 
+    /// Nothing while the disk is stuck: results could not be written, and would pile up.
     fn start_attempts(&mut self) {
+        if self.forwarder.journal.is_stuck() {
+            return;
+        }
         let settings = self.forwarder.settings.load_full();
         let now_ms = self.forwarder.clock.mono_ms();
         self.open_gates(now_ms);
@@ -205,6 +209,9 @@ impl Work {
 
     /// When something may happen that no message tells of.
     fn wakes_at(&self, now_ms: u64) -> u64 {
+        if self.forwarder.journal.is_stuck() {
+            return now_ms + 1_000;
+        }
         if self.lanes.has_ready() {
             return now_ms;
         }
@@ -473,17 +480,18 @@ impl Delivery {
         let Some(upstream) = settings.upstreams.iter().find(|up| up.name == name) else {
             return failed("the upstream was removed".to_owned(), None, false);
         };
-        let payload = self
-            .journal
-            .get(self.queue.place().payload, seq.to_be_bytes().to_vec())
-            .await;
-        let stored: Stored =
-            if let Some(Ok(stored)) = payload.ok().flatten().map(|bytes| record::decode(&bytes)) {
-                stored
-            } else {
-                metrics::store_quarantined();
-                return Outcome::Damaged;
-            };
+        let key = seq.to_be_bytes().to_vec();
+        let payload = match self.journal.get(self.queue.place().payload, key).await {
+            Ok(payload) => payload,
+            Err(error) => {
+                tracing::error!(%error, "an event cannot be read now; it is tried again");
+                return failed(error.to_string(), None, false);
+            }
+        };
+        let Some(Ok(stored)) = payload.map(|bytes| record::decode::<Stored>(&bytes)) else {
+            metrics::store_quarantined();
+            return Outcome::Damaged;
+        };
         let started_us = self.clock.mono_us();
         let outcome = self.post(upstream, &stored).await;
         let label = match &outcome {

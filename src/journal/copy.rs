@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::disk::Condition;
 use super::engine::{self, Engine, OpenError, Save};
 use super::queue::{Books, INBOX, OUTBOX, Place};
 use super::{Batch, Counter, Journal, Order, ReadError, Table, View};
 use crate::delivery::record;
-use crate::journal::disk::Condition;
 
 /// Rows are copied in transactions of about this size.
 const STEP_BYTES: usize = 1 << 20;
@@ -41,9 +41,6 @@ pub enum CopyError {
         "{0} was written but does not hold what the store holds; check the disk, make it again"
     )]
     Differs(PathBuf),
-    /// The file holds damaged records.
-    #[error("{0} holds {1} damaged records; use another backup")]
-    Damaged(PathBuf, u64),
 }
 
 /// What a store holds.
@@ -86,7 +83,16 @@ impl Journal {
     /// Writes all that the store holds now to the new file `path`, and reads it back. Blocks.
     pub fn backup(&self, path: &Path) -> Result<Report, CopyError> {
         let file = engine::new_file(path)?;
-        let copy = Engine::on(Box::new(file), Condition::default(), None)
+        let made = self.copy_to(file, path);
+        if made.is_err() {
+            engine::remove(path)?;
+        }
+        made
+    }
+
+    fn copy_to(&self, file: File, path: &Path) -> Result<Report, CopyError> {
+        // Who waits here for space would hold up the daemon.
+        let copy = Engine::on(Box::new(file), Condition::impatient(), None)
             .map_err(|failed| failed.at(path))?;
         let report = self.read_blocking(|view| {
             fill(&copy, view)?;
@@ -94,41 +100,48 @@ impl Journal {
         })?;
         drop(copy);
         engine::sync(path)?;
-        let copied = open(path)?.view(check)?;
-        if copied.tables != report.tables {
+        if check_backup(path)?.tables != report.tables {
             return Err(CopyError::Differs(path.to_owned()));
         }
         Ok(report)
     }
 }
 
+/// Reads every row of the backup `path` and checks it. Blocks.
+pub fn check_backup(path: &Path) -> Result<Report, CopyError> {
+    Ok(open(path)?.view(check)?)
+}
+
 /// Puts the backup `file` in the place of the store in `dir`, whose files are kept beside it as
-/// `*.before-restore`. No daemon may run on it.
+/// `*.before-restore`. No daemon may run on it; while it is under way none can start.
 pub fn restore(dir: &Path, file: &Path) -> Result<Report, CopyError> {
     let _lock = engine::lock(dir)?;
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| CopyError::Io { path, source }
     };
-    let draft = dir.join("journal.restored");
-    std::fs::copy(file, &draft).map_err(io(file))?;
-    let report = open(&draft)?.view(check)?;
-    if report.damaged() > 0 {
-        return Err(CopyError::Damaged(file.to_owned(), report.damaged()));
+    // Everything that needs space comes before anything is moved.
+    let tables = dir.join("journal.redb.restored");
+    let log = dir.join("journal.log.restored");
+    for draft in [&tables, &log] {
+        engine::remove(draft)?;
     }
-    engine::sync(&draft)?;
-    for name in [engine::FILE, engine::LOG_FILE] {
-        let (old, kept) = (dir.join(name), dir.join(format!("{name}.before-restore")));
-        match std::fs::rename(&old, &kept) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(&old)(error)),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    // From here to the last step there is no store: a start in between refuses, or makes an empty log.
-    engine::create_log(dir)?;
-    let path = dir.join(engine::FILE);
-    std::fs::rename(&draft, &path).map_err(io(&path))?;
+    let mut draft = engine::new_file(&tables)?;
+    io::copy(&mut File::open(file).map_err(io(file))?, &mut draft).map_err(io(file))?;
+    let report = check_backup(&tables)?;
+    engine::sync(&tables)?;
+    engine::fill_log(&engine::new_file(&log)?, &log)?;
+    engine::sync(&log)?;
+    let marker = dir.join(engine::RESTORING_FILE);
+    engine::remove(&marker)?;
+    drop(engine::new_file(&marker)?);
     engine::sync(dir)?;
+    for name in [engine::FILE, engine::LOG_FILE] {
+        keep_old(dir, name).map_err(io(&dir.join(name)))?;
+    }
+    engine::put(dir, &log, &dir.join(engine::LOG_FILE))?;
+    engine::put(dir, &tables, &dir.join(engine::FILE))?;
+    engine::write_format(dir)?;
     // Restored by root, used by the daemon's user.
     let owner = std::fs::metadata(dir).map_err(io(dir))?;
     for name in [
@@ -140,7 +153,23 @@ pub fn restore(dir: &Path, file: &Path) -> Result<Report, CopyError> {
         let path = dir.join(name);
         std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid())).map_err(io(&path))?;
     }
+    engine::remove(&marker)?;
+    engine::sync(dir)?;
     Ok(report)
+}
+
+/// Moves a file out of the way, under a name that nothing has yet.
+fn keep_old(dir: &Path, name: &str) -> io::Result<()> {
+    let kept = (1_u32..1_000)
+        .map(|n| match n {
+            1 => dir.join(format!("{name}.before-restore")),
+            n => dir.join(format!("{name}.before-restore-{n}")),
+        })
+        .find(|kept| !kept.exists());
+    match std::fs::rename(dir.join(name), kept.unwrap_or_default()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        moved => moved,
+    }
 }
 
 fn open(path: &Path) -> Result<Engine, CopyError> {
@@ -210,7 +239,19 @@ fn is_sound(table: Table, value: &[u8]) -> bool {
     match table {
         Table::Quarantine => true,
         Table::Meta => value.len() == 8,
-        _ => record::split_first(value).is_ok_and(|(record, _)| record::unframe(record).is_ok()),
+        Table::Dedup | Table::Idempotency => {
+            record::split_first(value).is_ok_and(|(record, _)| record::unframe(record).is_ok())
+        }
+        _ => {
+            let mut rest = value;
+            while let Ok((record, behind)) = record::split_first(rest) {
+                if record::unframe(record).is_err() {
+                    return false;
+                }
+                rest = behind;
+            }
+            rest.is_empty() && !value.is_empty()
+        }
     }
 }
 

@@ -51,6 +51,9 @@ pub trait Medium: Debug + Send + Sync + 'static {
     fn allocate(&self, from: u64, to: u64) -> io::Result<()>;
     /// Returns when what was written is durable.
     fn sync(&self) -> io::Result<()>;
+    /// After a failed sync: what the operating system remembers of it may not be on the disk, so it is
+    /// to be forgotten, and the next start reads the disk.
+    fn distrust(&self) {}
 }
 
 impl Medium for File {
@@ -83,6 +86,12 @@ impl Medium for File {
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
+
+    fn distrust(&self) {
+        if let Err(error) = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed) {
+            tracing::warn!(%error, "the cache of the journal's file cannot be dropped");
+        }
+    }
 }
 
 /// How the disk is, for the doors and `/ready`.
@@ -99,9 +108,17 @@ impl Default for Condition {
 struct Inner {
     retry_after: Duration,
     no_room_ahead: AtomicBool,
-    stuck: AtomicU8,
+    /// Of each [`Part`].
+    stuck: [AtomicU8; 2],
     given_up: Mutex<bool>,
     wake: Condvar,
+}
+
+/// Which of the two files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Log,
+    Tables,
 }
 
 /// Why a write has to wait.
@@ -119,7 +136,7 @@ impl Condition {
         Self(Arc::new(Inner {
             retry_after,
             no_room_ahead: AtomicBool::new(false),
-            stuck: AtomicU8::new(0),
+            stuck: [AtomicU8::new(0), AtomicU8::new(0)],
             given_up: Mutex::new(false),
             wake: Condvar::new(),
         }))
@@ -132,11 +149,19 @@ impl Condition {
 
     /// Whether a write waits, and for what.
     pub fn stuck(&self) -> Option<Stuck> {
-        match self.0.stuck.load(Ordering::Relaxed) {
-            1 => Some(Stuck::Full),
-            2 => Some(Stuck::ReadOnly),
+        let worst = |stuck: &AtomicU8| stuck.load(Ordering::Relaxed);
+        match self.0.stuck.iter().map(worst).max() {
+            Some(1) => Some(Stuck::Full),
+            Some(2) => Some(Stuck::ReadOnly),
             _ => None,
         }
+    }
+
+    /// Of a disk for which nobody waits: a write that finds no space fails.
+    pub(super) fn impatient() -> Self {
+        let condition = Self::default();
+        condition.give_up();
+        condition
     }
 
     /// Nobody can wait any longer: a stuck write fails.
@@ -152,20 +177,26 @@ impl Condition {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_stuck(&self, stuck: Option<Stuck>) {
+    fn set_stuck(&self, part: Part, stuck: Option<Stuck>) {
         let number = match stuck {
             None => 0,
             Some(Stuck::Full) => 1,
             Some(Stuck::ReadOnly) => 2,
         };
-        if self.0.stuck.swap(number, Ordering::Relaxed) != number {
+        let [log, tables] = &self.0.stuck;
+        let place = match part {
+            Part::Log => log,
+            Part::Tables => tables,
+        };
+        if place.swap(number, Ordering::Relaxed) != number {
             if let Some(why) = stuck {
                 tracing::error!(
+                    ?part,
                     ?why,
                     "the journal cannot be written and waits: 清理或扩容 state_dir 所在磁盘，或重新挂载为可写 / free or enlarge the disk of state_dir, or remount it read-write"
                 );
             } else {
-                tracing::info!("the journal is written again");
+                tracing::info!(?part, "the journal is written again");
             }
         }
     }
@@ -183,11 +214,15 @@ impl Condition {
     }
 
     /// Repeats `write` as long as the disk is full or read-only.
-    pub(super) fn patiently(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn patiently(
+        &self,
+        part: Part,
+        write: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
         loop {
             let stuck = match write() {
                 Ok(()) => {
-                    self.set_stuck(None);
+                    self.set_stuck(part, None);
                     return Ok(());
                 }
                 Err(error) if is_full(&error) && bug(Bug::FullTakenForDone) => return Ok(()),
@@ -195,10 +230,10 @@ impl Condition {
                 Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => Stuck::ReadOnly,
                 Err(error) => return Err(error),
             };
-            self.set_stuck(Some(stuck));
+            self.set_stuck(part, Some(stuck));
             if !self.wait() {
                 return Err(io::Error::other(
-                    "the disk is full or read-only and the daemon is stopping",
+                    "the disk is full or read-only, and nobody can wait for it",
                 ));
             }
         }
@@ -221,6 +256,9 @@ impl Condition {
 pub(super) struct Disk {
     medium: Box<dyn Medium>,
     gathered: Mutex<Gathered>,
+    /// One flush at a time: readers of the engine may write as well, and an older page must not be
+    /// written over a newer one.
+    flushing: Mutex<()>,
     room: Mutex<Room>,
     condition: Condition,
 }
@@ -242,17 +280,22 @@ struct Room {
 
 impl Disk {
     pub(super) fn new(medium: Box<dyn Medium>, condition: Condition) -> io::Result<Self> {
-        let allocated = medium.allocated()?;
-        let room = Room {
-            used: allocated.saturating_sub(AHEAD_BYTES + STEP_BYTES),
-            allocated,
+        let (allocated, len) = (medium.allocated()?, medium.len()?);
+        // After a crash the file is longer than what has blocks, and the last of them were taken ahead.
+        let used = if allocated < len {
+            allocated.saturating_sub(AHEAD_BYTES + STEP_BYTES)
+        } else {
+            len
         };
-        Ok(Self {
+        let disk = Self {
             medium,
             gathered: Mutex::default(),
-            room: Mutex::new(room),
+            flushing: Mutex::default(),
+            room: Mutex::new(Room { used, allocated }),
             condition,
-        })
+        };
+        disk.take_room(0);
+        Ok(disk)
     }
 
     pub(super) fn len(&self) -> io::Result<u64> {
@@ -299,22 +342,34 @@ impl Disk {
 
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
         self.flush()?;
-        self.condition.patiently(|| self.medium.set_len(len))?;
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        if len < room.used {
-            room.used = len;
-            room.allocated = room.allocated.min(len);
+        let shorter = len < self.medium.len()?;
+        self.condition
+            .patiently(Part::Tables, || self.medium.set_len(len))?;
+        if shorter {
+            // What was taken ahead went with it.
+            let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+            room.used = room.used.min(len);
+            if room.allocated != u64::MAX {
+                room.allocated = room.allocated.min(len);
+            }
+            drop(room);
+            self.take_room(0);
         }
         Ok(())
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
         self.flush()?;
-        self.medium.sync()
+        let synced = self.medium.sync();
+        if synced.is_err() {
+            self.medium.distrust();
+        }
+        synced
     }
 
     /// Writes what was gathered, neighbours together.
     fn flush(&self) -> io::Result<()> {
+        let _alone = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let runs: Vec<_> = self
             .gathered()
             .runs
@@ -335,7 +390,7 @@ impl Disk {
             rest = behind;
             self.take_room(end);
             self.condition
-                .patiently(|| self.medium.write(*start, &joined))?;
+                .patiently(Part::Tables, || self.medium.write(*start, &joined))?;
         }
         let mut gathered = self.gathered();
         for (at, run) in &runs {

@@ -22,6 +22,8 @@ use crate::faults::{Bug, bug, point};
 /// The format that this release writes and reads.
 const FORMAT: u64 = 1;
 pub(super) const FORMAT_FILE: &str = "journal.format";
+/// Stands while a restore is under way.
+pub(super) const RESTORING_FILE: &str = "journal.restoring";
 pub(super) const LOCK_FILE: &str = "lock";
 pub(super) const FILE: &str = "journal.redb";
 pub(super) const LOG_FILE: &str = "journal.log";
@@ -61,6 +63,9 @@ pub enum OpenError {
         /// What the engine said.
         detail: String,
     },
+    /// A restore was interrupted.
+    #[error("a restore in {0} did not come to its end; run `dingd restore <backup>` again")]
+    Restoring(PathBuf),
     /// The directory cannot be used.
     #[error("{path}: {source}; check that state_dir exists, is writable and has space")]
     Io {
@@ -93,6 +98,9 @@ impl Engine {
     pub(super) fn open(dir: &Path, condition: Condition) -> Result<(Self, File), OpenError> {
         let (path, log_path) = (dir.join(FILE), dir.join(LOG_FILE));
         let lock = lock(dir)?;
+        if dir.join(RESTORING_FILE).exists() {
+            return Err(OpenError::Restoring(dir.to_owned()));
+        }
         refuse_newer(dir, &path)?;
         let exists = |path: &Path| path.try_exists().map_err(io_error(path));
         let made = exists(&path)?;
@@ -101,15 +109,20 @@ impl Engine {
                 let detail = "it is missing, and with it what was accepted last";
                 return Err(damaged(&log_path, detail));
             }
-            create_log(dir)?;
+            create(dir, &log_path, |file, path| fill_log(&file, path))?;
         }
         let log = open_file(&log_path)?;
+        let log_bytes = log.metadata().map_err(io_error(&log_path))?.len();
+        if log_bytes != 2 * HALF_BYTES as u64 {
+            let detail = format!("it has {log_bytes} bytes instead of {}", 2 * HALF_BYTES);
+            return Err(damaged(&log_path, detail));
+        }
         if !made {
             if !Log::is_unused(&log).map_err(io_error(&log_path))? {
                 return Err(damaged(&path, "it is missing, and its log is not empty"));
             }
             create(dir, &path, |file, path| {
-                let made = Self::on(Box::new(file), Condition::default(), None);
+                let made = Self::on(Box::new(file), Condition::impatient(), None);
                 made.map(drop).map_err(|failed| failed.at(path))
             })?;
         }
@@ -409,6 +422,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(&path)
         .map_err(io)?;
     match file.try_lock() {
@@ -431,20 +445,18 @@ fn create(
     fill: impl FnOnce(File, &Path) -> Result<(), OpenError>,
 ) -> Result<(), OpenError> {
     let draft = path.with_extension("new");
-    match std::fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(io_error(&draft)(error));
-        }
-        Ok(()) | Err(_) => {}
-    }
+    remove(&draft)?;
     let file = new_file(&draft)?;
     fill(file, &draft)?;
     sync(&draft)?;
     point("create.filled");
-    let format = dir.join(FORMAT_FILE);
-    std::fs::write(&format, format!("{FORMAT}\n")).map_err(io_error(&format))?;
-    sync(&format)?;
-    std::fs::rename(&draft, path).map_err(io_error(path))?;
+    write_format(dir)?;
+    put(dir, &draft, path)
+}
+
+/// Gives a file that is complete and synced its name, and makes that durable.
+pub(super) fn put(dir: &Path, draft: &Path, path: &Path) -> Result<(), OpenError> {
+    std::fs::rename(draft, path).map_err(io_error(path))?;
     point("create.renamed");
     if bug(Bug::DirectoryNotSynced) {
         return Ok(());
@@ -452,11 +464,31 @@ fn create(
     sync(dir)
 }
 
-/// Makes an empty log in `dir`.
-pub(super) fn create_log(dir: &Path) -> Result<(), OpenError> {
-    create(dir, &dir.join(LOG_FILE), |file, path| {
-        Log::create(&file, HALF_BYTES).map_err(io_error(path))
-    })
+/// Writes down which format the store has.
+pub(super) fn write_format(dir: &Path) -> Result<(), OpenError> {
+    let (path, draft) = (dir.join(FORMAT_FILE), dir.join("journal.format.new"));
+    let text = format!("{FORMAT}\n");
+    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    remove(&draft)?;
+    let mut file = new_file(&draft)?;
+    io::Write::write_all(&mut file, text.as_bytes()).map_err(io_error(&draft))?;
+    sync(&draft)?;
+    std::fs::rename(&draft, &path).map_err(io_error(&path))
+}
+
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), OpenError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes an empty log.
+pub(super) fn fill_log(file: &File, path: &Path) -> Result<(), OpenError> {
+    Log::create(file, HALF_BYTES).map_err(io_error(path))
 }
 
 /// A file that is not there yet, for nobody else to read.

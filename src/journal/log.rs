@@ -21,7 +21,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::disk::{Condition, Medium};
+use super::disk::{Condition, Medium, Part};
 use super::{Batch, Counter, Table, Write};
 use crate::faults::{Bug, bug, point};
 
@@ -65,7 +65,7 @@ pub(super) enum NotAppended {
 pub(super) struct Found {
     /// Groups in order.
     pub(super) groups: Vec<(u64, Batch)>,
-    /// Damaged groups, with the bytes that lie between their neighbours.
+    /// The first of damaged or missing groups, with the bytes that lie in their place.
     pub(super) damaged: Vec<(u64, Vec<u8>)>,
 }
 
@@ -95,11 +95,13 @@ impl Log {
     ) -> io::Result<(Self, Found)> {
         let half_bytes = usize::try_from(medium.len()? / 2).map_err(io::Error::other)?;
         let mut frames = BTreeMap::new();
+        let mut newest = 0;
         for half in 0..2 {
             let mut bytes = vec![0; half_bytes];
             medium.read((half * half_bytes) as u64, &mut bytes)?;
             let mut end = 0;
             scan(&bytes, &mut |at, number, body| {
+                newest = newest.max(number);
                 if number > applied {
                     let before = bytes.get(end..at).unwrap_or_default().to_vec();
                     frames.insert(number, (before, decode(body)));
@@ -109,14 +111,16 @@ impl Log {
         }
         let mut found = Found::default();
         let mut number = applied;
+        // A log never forgets the newest groups. Only one too large for it leaves it one behind.
+        if newest + 1 < applied {
+            found.damaged.push((applied + 1, vec![]));
+        }
         for (this, (before, group)) in frames {
-            let lost = number + 1..this;
-            found
-                .damaged
-                .extend(lost.map(|lost| (lost, before.clone())));
-            match group {
-                Some(group) => found.groups.push((this, group)),
-                None => found.damaged.push((this, before)),
+            if number + 1 < this || group.is_none() {
+                found.damaged.push((number + 1, before));
+            }
+            if let Some(group) = group {
+                found.groups.push((this, group));
             }
             number = this;
         }
@@ -165,7 +169,7 @@ impl Log {
         let at = self.half * self.half_bytes + self.end;
         point("log.before");
         self.condition
-            .patiently(|| self.medium.write(at as u64, &frame))
+            .patiently(Part::Log, || self.medium.write(at as u64, &frame))
             .and_then(|()| self.sync())
             .map_err(NotAppended::Io)?;
         point("log.after");
@@ -182,6 +186,9 @@ impl Log {
             return Ok(());
         }
         let synced = self.medium.sync();
+        if synced.is_err() {
+            self.medium.distrust();
+        }
         if bug(Bug::SyncErrorIgnored) {
             return Ok(());
         }

@@ -62,6 +62,7 @@ impl Retention {
         };
         let looked = journal.read(move |view| {
             let (mut old, mut looked_at, mut last) = (vec![], 0, None);
+            let mut young = false;
             view.walk(
                 place.done,
                 &from.to_be_bytes(),
@@ -70,18 +71,25 @@ impl Retention {
                 &mut |key, value| {
                     looked_at += 1;
                     last = Some(seq_of(key));
-                    let state =
-                        record::split_first(value).and_then(|(state, _)| record::decode(state));
-                    if state.is_ok_and(|state| over(&state)) {
-                        old.push(seq_of(key));
+                    let state = record::split_first(value)
+                        .and_then(|(state, _)| record::decode::<S>(state));
+                    if let Ok(state) = state {
+                        if over(&state) {
+                            old.push(seq_of(key));
+                        }
+                        // Those behind were accepted later. The few that ended sooner than this one
+                        // are found when it is old itself.
+                        young = ended(&state).is_some_and(|ended| {
+                            ended.at_ms.saturating_add(keep.finished_ms) >= wall_ms
+                        });
                     }
                     looked_at < STEP_MAX
                 },
             )?;
-            // At the end of the table: start over.
+            // At the end of the table, or where nothing is old yet: start over.
             Ok((
                 old,
-                last.filter(|_| looked_at == STEP_MAX)
+                last.filter(|_| looked_at == STEP_MAX && !young)
                     .map_or(0, |last| last + 1),
             ))
         });

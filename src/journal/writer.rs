@@ -136,8 +136,8 @@ impl Progress {
     }
 }
 
-/// What is queued here is bounded by those who wait: each connection and each call in flight has at
-/// most one batch under way.
+/// What is queued here is bounded by those who wait: each connection, each call in flight and each
+/// ending has few batches under way, and the forwarder starts nothing while the disk is stuck.
 #[derive(Debug)]
 pub(super) struct Writer {
     jobs: Mutex<Option<Sender<Job>>>,
@@ -155,10 +155,12 @@ impl Writer {
     pub(super) fn start(engine: Arc<Engine>, log: Log, progress: Arc<Progress>) -> Self {
         let (jobs, queue) = channel();
         let keeper = Keeper::new(engine, log.number(), progress.clone());
-        let scribe = Scribe::new(log, progress, None);
+        let scribe = Scribe::new(log, progress.clone(), None);
         let threads = vec![
-            thread("journal", move || scribe.run(&queue)),
-            thread("journal-tables", move || keeper.run()),
+            thread("journal", Guard(progress.clone()), move || {
+                scribe.run(&queue);
+            }),
+            thread("journal-tables", Guard(progress), move || keeper.run()),
         ];
         Self {
             jobs: Mutex::new(Some(jobs)),
@@ -237,10 +239,24 @@ impl Writer {
     }
 }
 
-fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+/// Fails the journal if its thread panics: else everybody would wait for ever.
+struct Guard(Arc<Progress>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail();
+        }
+    }
+}
+
+fn thread(name: &str, guard: Guard, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(run)
+        .spawn(move || {
+            let _guard = guard;
+            run();
+        })
         .expect("a process that cannot start a thread cannot work")
 }
 

@@ -191,9 +191,17 @@ impl Sender {
 
     /// Ends a message that is not under way: expired, cancelled, or parked after a restart.
     pub async fn end(&self, seq: u64, state: State, reason: Option<Reason>) -> Option<()> {
-        let (message, mut live) = self.read(seq).await.ok()??;
-        live.progress.end(state, reason, self.clock.wall_ms());
-        self.conclude(seq, &message, live, Batch::default());
+        match self.read(seq).await.ok()? {
+            Some((message, mut live)) => {
+                live.progress.end(state, reason, self.clock.wall_ms());
+                self.conclude(seq, &message, live, Batch::default());
+            }
+            None => {
+                self.set_aside(seq).await;
+            }
+        }
+        // Behind it, so that endings are no more than a few at a time even if the disk is stuck.
+        self.durable(Batch::default()).await;
         Some(())
     }
 

@@ -227,7 +227,11 @@ async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again()
     .await;
     assert_eq!(refusal(&stage).await.unwrap()["reason"], "disk_low");
     assert_eq!(stage.push(&other_event(1)).await.status, 503);
-    // It also starts on the full disk, and the results of old work are recorded there.
+    // It also starts on the full disk, after a clean stop and after a crash, and the results of old work
+    // are recorded there.
+    stage = stage
+        .again(async |daemon, _| assert_eq!(daemon.terminate().await, Some(0)))
+        .await;
     stage = stage.crash().await;
     assert!(refusal(&stage).await.is_some());
     stage.box_.set(dingd::sim::dingtalk::Switches::default());

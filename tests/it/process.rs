@@ -429,6 +429,28 @@ async fn a_backup_is_made_while_it_runs_and_a_restore_brings_it_back() {
         .await;
     assert_eq!(stage.state(&before).await, "sent");
     assert_eq!(stage.state(&after).await, "", "it came after the backup");
+    // Once more: what was there the first time is not written over.
+    let stage = stage
+        .again(async |mut daemon, dir| {
+            daemon.kill().await;
+            let state = Daemon::state_dir(dir);
+            let kept = std::fs::read(state.join("journal.redb.before-restore")).unwrap();
+            let (code, text) = run(&["restore", path]).await;
+            assert_eq!(code, Some(0), "{text}");
+            assert_eq!(
+                std::fs::read(state.join("journal.redb.before-restore")).unwrap(),
+                kept
+            );
+            assert!(state.join("journal.redb.before-restore-2").exists());
+            // One that was interrupted: no start takes the half of it for a store.
+            std::fs::write(state.join("journal.restoring"), "").unwrap();
+            let text = std::fs::read_to_string(&config).unwrap();
+            let refused = Daemon::start(program(), dir, &text).await;
+            let said = refused.err().unwrap();
+            assert!(said.contains("dingd restore"), "{said}");
+            assert_eq!(run(&["restore", path]).await.0, Some(0));
+        })
+        .await;
     let again = stage.send(&text_to(&robot(), "again")).await;
     stage.reaches(&again, "sent").await;
     stage.close().await;
@@ -463,12 +485,11 @@ async fn a_damaged_store_is_refused_with_the_cure_and_a_backup_cures_it() {
     let refused = Daemon::start(program(), stage.dir.path(), &stage.config).await;
     let said = refused.err().unwrap();
     assert!(said.contains("dingd restore"), "{said}");
-    assert_eq!(
-        std::fs::read(&store).unwrap(),
-        bytes,
-        "it is left for whoever looks into it"
-    );
     assert_eq!(run(&["restore".as_ref(), file.as_ref()]).await, Some(0));
+    assert!(
+        store.with_extension("redb.before-restore").exists(),
+        "it is kept for whoever looks into it"
+    );
     stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
         .await
         .unwrap();
@@ -529,5 +550,31 @@ async fn a_damaged_record_is_set_aside_counted_and_shown_and_the_rest_goes_on() 
         metrics.contains("dingd_store_quarantined_records_total 1"),
         "it is counted"
     );
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_or_exchanged_is_noticed() {
+    let mut stage = Stage::open().await;
+    let log = Daemon::state_dir(stage.dir.path()).join("journal.log");
+    for n in 0..4 {
+        let id = stage.send(&text_to(&robot(), &format!("m{n}"))).await;
+        stage.reaches(&id, "sent").await;
+    }
+    // Until the tables know how far the log was.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stage.daemon.kill().await;
+    let whole = std::fs::read(&log).unwrap();
+    std::fs::write(&log, &whole[..whole.len() - 4_096]).unwrap();
+    let refused = Daemon::start(program(), stage.dir.path(), &stage.config).await;
+    let said = refused.err().unwrap();
+    assert!(said.contains("journal.log"), "{said}");
+    // An empty one of the right length: what it alone held cannot be known, and that is said.
+    std::fs::write(&log, vec![0; whole.len()]).unwrap();
+    stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
+        .await
+        .unwrap();
+    let dead = stage.daemon.socket("GET", "/v1/dead").await.unwrap();
+    assert_eq!(dead["damaged"][0]["table"], "log", "{dead}");
     stage.close().await;
 }
