@@ -96,8 +96,9 @@ impl Log {
         let half_bytes = usize::try_from(medium.len()? / 2).map_err(io::Error::other)?;
         let mut frames = BTreeMap::new();
         let mut newest = 0;
+        // One buffer for both: a second large one would stay with the allocator.
+        let mut bytes = vec![0; half_bytes];
         for half in 0..2 {
-            let mut bytes = vec![0; half_bytes];
             medium.read((half * half_bytes) as u64, &mut bytes)?;
             let mut end = 0;
             scan(&bytes, &mut |at, number, body| {
