@@ -306,3 +306,157 @@ fn take_bytes<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
     *body = rest;
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    const HALF: usize = 4 * BLOCK_BYTES;
+
+    #[derive(Debug, Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Medium for Memory {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.0.lock().unwrap().len() as u64)
+        }
+
+        fn allocated(&self) -> io::Result<u64> {
+            self.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let start = usize::try_from(offset).unwrap();
+            out.copy_from_slice(&self.0.lock().unwrap()[start..start + out.len()]);
+            Ok(())
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let start = usize::try_from(offset).unwrap();
+            let mut bytes = self.0.lock().unwrap();
+            let end = bytes.len().max(start + data.len());
+            bytes.resize(end, 0);
+            bytes[start..start + data.len()].copy_from_slice(data);
+            Ok(())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn made() -> (Memory, Log) {
+        let memory = Memory::default();
+        Log::create(&memory, HALF).unwrap();
+        let log = open(&memory, 0).0;
+        (memory, log)
+    }
+
+    fn open(memory: &Memory, applied: u64) -> (Log, Found) {
+        Log::open(Box::new(memory.clone()), applied, Condition::default()).unwrap()
+    }
+
+    fn batch(n: u8) -> Batch {
+        let mut batch = Batch::default();
+        batch.put(Table::Chats, [n], vec![n; 100]);
+        batch.delete(Table::InboxLive, [n]);
+        batch.add(Counter::InboxAccepted, 1);
+        batch
+    }
+
+    fn append(log: &mut Log, n: u8, durable: u64) -> Result<u64, NotAppended> {
+        log.append([&batch(n)].into_iter(), durable)
+    }
+
+    fn numbers(found: &Found) -> Vec<u64> {
+        found.groups.iter().map(|(number, _)| *number).collect()
+    }
+
+    #[test]
+    fn what_was_appended_is_found_in_order_and_what_the_tables_have_is_not() {
+        let (memory, mut log) = made();
+        for n in 1..=3 {
+            assert_eq!(append(&mut log, n, 0).unwrap(), u64::from(n));
+        }
+        let (log, found) = open(&memory, 1);
+        assert_eq!((numbers(&found), log.number()), (vec![2, 3], 3));
+        assert_eq!(
+            format!("{:?}", found.groups[0].1),
+            format!("{:?}", batch(2))
+        );
+        assert!(found.damaged.is_empty());
+    }
+
+    #[test]
+    fn a_half_is_not_written_again_before_the_tables_have_it_and_old_laps_are_not_read() {
+        let (memory, mut log) = made();
+        for n in 1..=8 {
+            append(&mut log, n, 0).unwrap();
+        }
+        let full = append(&mut log, 9, 3);
+        assert!(matches!(full, Err(NotAppended::Until(4))), "{full:?}");
+        append(&mut log, 9, 4).unwrap();
+        // 9 is where 1 was; 2 to 4 are of the lap before.
+        let (_, found) = open(&memory, 4);
+        assert_eq!(numbers(&found), [5, 6, 7, 8, 9]);
+        assert!(found.damaged.is_empty());
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_and_damage_before_a_sound_group_is_named() {
+        let (memory, mut log) = made();
+        for n in 1..=3 {
+            append(&mut log, n, 0).unwrap();
+        }
+        let flip = |block: usize| memory.0.lock().unwrap()[block * BLOCK_BYTES + 50] ^= 1;
+        flip(2);
+        let (_, found) = open(&memory, 0);
+        assert_eq!((numbers(&found), found.damaged.len()), (vec![1, 2], 0));
+        flip(2);
+        flip(1);
+        let (log, found) = open(&memory, 0);
+        assert_eq!((numbers(&found), log.number()), (vec![1, 3], 3));
+        assert_eq!(found.damaged[0].0, 2);
+        assert_eq!(found.damaged[0].1.len(), BLOCK_BYTES, "its bytes are kept");
+    }
+
+    #[test]
+    fn a_log_that_lacks_what_the_tables_have_seen_is_noticed() {
+        let (memory, _) = made();
+        assert!(
+            open(&memory, 1).1.damaged.is_empty(),
+            "one too large for it"
+        );
+        assert_eq!(open(&memory, 7).1.damaged[0].0, 8);
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_half_is_too_large() {
+        let (_, mut log) = made();
+        let mut large = Batch::default();
+        large.put(Table::Chats, [1], vec![0; HALF]);
+        let refused = log.append([&large].into_iter(), 0);
+        assert!(matches!(refused, Err(NotAppended::TooLarge)));
+    }
+
+    /// The bytes of a released format are read for ever.
+    #[test]
+    fn frames_of_version_1_are_read_and_written_as_they_were() {
+        let old = include_bytes!("../../tests/vectors/log-frame-v1.bin");
+        let (number, body) = read_frame(old).unwrap();
+        assert_eq!(number, 7);
+        let read = decode(body).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{:?}", batch(5)));
+        assert_eq!(encode(7, [&batch(5)].into_iter()), old);
+    }
+}

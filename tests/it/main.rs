@@ -20,6 +20,7 @@ mod crash;
 mod disk;
 mod doors;
 mod failures;
+mod formats;
 mod forwarding;
 mod house;
 mod limits;

@@ -1,0 +1,132 @@
+//! What a released version wrote is read for ever: the rows of a real store, kept as a file.
+//!
+//! `DINGD_WRITE_ROWS=<file>` makes such a file; a release adds one and never changes an old one.
+
+use dingd::journal::{Batch, Journal, Order, Table};
+use dingd::sim::daemon::Daemon;
+use serde_json::{Value, json};
+
+use crate::support::{Stage, other_event, robot, text_to, until};
+
+const RENAMED: &str = r#"{"EventType":"chat_update_title","eventId":"e-rename","timeStamp":1760000000100,"title":"值班告警群","openConversationId":"cidAb+cd/Ef==","operator":"manager0001"}"#;
+
+#[tokio::test]
+async fn a_store_of_version_1_is_read() {
+    if let Some(file) = std::env::var_os("DINGD_WRITE_ROWS") {
+        std::fs::write(file, write_rows().await).unwrap();
+    }
+    let rows: Value = serde_json::from_str(include_str!("../vectors/rows-v1.json")).unwrap();
+    let stage = Stage::open().await;
+    let stage = stage
+        .again(async |daemon, dir| {
+            daemon.terminate().await;
+            let journal = Journal::open(&Daemon::state_dir(dir)).unwrap();
+            let mut batch = Batch::default();
+            for row in rows.as_array().unwrap() {
+                let name = row["table"].as_str().unwrap();
+                let table = Table::ALL.into_iter().find(|t| t.name() == name).unwrap();
+                let bytes = |member: &str| unhex(row[member].as_str().unwrap());
+                batch.put(table, bytes("key"), bytes("value"));
+            }
+            journal.commit(batch).await.unwrap();
+            assert_eq!(journal.check().unwrap().damaged(), 0);
+            journal.close();
+        })
+        .await;
+    let page = stage.get("/v1/messages").await.json();
+    let states: Vec<_> = page["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| message["state"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(states.len(), 3, "{page}");
+    assert!(states.contains(&"dead".to_owned()), "{page}");
+    let chat = stage.get("/v1/chats/cidAb%2Bcd%2FEf%3D%3D").await.json();
+    assert_eq!(chat["title"], "值班告警群", "{chat}");
+    assert!(
+        stage.push(&other_event(1)).await.acknowledged && stage.push(RENAMED).await.acknowledged
+    );
+    let again = [("idempotency-key", "kept")];
+    let reply = stage
+        .daemon
+        .request_with("POST", "/v1/messages", &again, &text_to(&robot(), "keyed"))
+        .await
+        .unwrap();
+    assert_eq!(
+        reply.header("idempotency-replayed"),
+        Some("true"),
+        "{}",
+        reply.body
+    );
+    // What waited in the old store goes on; by now it is too old to be sent.
+    until("nothing waits any more", async || {
+        let page = stage.get("/v1/messages").await.json();
+        let messages = page["messages"].as_array().unwrap().clone();
+        messages
+            .iter()
+            .all(|m| !["queued", "sending", "retrying"].contains(&m["state"].as_str().unwrap()))
+    })
+    .await;
+    stage.close().await;
+}
+
+/// One of each: sent, dead and waiting messages, a key, events, a chat, charges, a pause.
+async fn write_rows() -> String {
+    let stage = Stage::open().await;
+    let sent = stage
+        .send(&text_to(&json!({"users": ["manager0001"]}), "sent"))
+        .await;
+    stage.reaches(&sent, "sent").await;
+    let dead = stage
+        .send(&text_to(&json!({"accounts": ["a"]}), "dead"))
+        .await;
+    stage.reaches(&dead, "dead").await;
+    assert!(stage.push(&other_event(1)).await.acknowledged);
+    assert!(stage.push(RENAMED).await.acknowledged);
+    stage.box_.set(dingd::sim::dingtalk::Switches {
+        down: true,
+        ..Default::default()
+    });
+    let key = [("idempotency-key", "kept")];
+    let body = text_to(&robot(), "keyed");
+    let request = stage
+        .daemon
+        .request_with("POST", "/v1/messages", &key, &body);
+    let id = request.await.unwrap().json()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    stage.reaches(&id, "retrying").await;
+    let state = Daemon::state_dir(stage.dir.path());
+    stage.daemon.terminate().await;
+    let journal = Journal::open(&state).unwrap();
+    let mut rows = vec![];
+    journal
+        .read_blocking(|view| {
+            for table in Table::ALL {
+                view.walk(table, &[], &[], Order::Ascending, &mut |key, value| {
+                    if key != b"group" {
+                        rows.push(
+                            json!({"table": table.name(), "key": hex(key), "value": hex(value)}),
+                        );
+                    }
+                    true
+                })?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    serde_json::to_string_pretty(&rows).unwrap() + "\n"
+}
+
+fn hex(bytes: &[u8]) -> String {
+    dingd::delivery::id::hex(bytes)
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
+}
