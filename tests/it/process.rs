@@ -314,23 +314,24 @@ async fn files_are_private_whatever_the_umask() {
     stage.close().await;
 }
 
+/// Runs a command of the operator; its exit code, and what it said.
+async fn command(config: &std::path::Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let out = tokio::process::Command::new(program())
+        .args(arguments)
+        .arg("--config")
+        .arg(config)
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap();
+    (out.status.code(), text)
+}
+
 #[tokio::test]
 async fn the_command_line_shows_and_sends() {
     let stage = Stage::open().await;
     let config = stage.dir.path().join("config.toml");
-    let run = async |arguments: &[&str]| {
-        let out = tokio::process::Command::new(program())
-            .args(arguments)
-            .arg("--config")
-            .arg(&config)
-            .output()
-            .await
-            .unwrap();
-        (
-            out.status.code(),
-            String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap(),
-        )
-    };
+    let run = async |arguments: &[&str]| command(&config, arguments).await;
     let (code, text) = run(&["status"]).await;
     assert_eq!(code, Some(0));
     assert!(text.contains("is ready"), "{text}");
@@ -391,17 +392,7 @@ async fn a_backup_is_made_while_it_runs_and_a_restore_brings_it_back() {
     let stage = Stage::open().await;
     let config = stage.dir.path().join("config.toml");
     let file = stage.dir.path().join("backup");
-    let run = async |arguments: &[&str]| {
-        let out = tokio::process::Command::new(program())
-            .args(arguments)
-            .arg("--config")
-            .arg(&config)
-            .output()
-            .await
-            .unwrap();
-        let text = String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap();
-        (out.status.code(), text)
-    };
+    let run = async |arguments: &[&str]| command(&config, arguments).await;
     let path = file.to_str().unwrap();
     let before = stage.send(&text_to(&robot(), "before")).await;
     stage.reaches(&before, "sent").await;
@@ -465,15 +456,9 @@ async fn a_damaged_store_is_refused_with_the_cure_and_a_backup_cures_it() {
         stage.dir.path().join("config.toml"),
         stage.dir.path().join("backup"),
     );
-    let run = async |arguments: &[&std::ffi::OsStr]| {
-        let command = tokio::process::Command::new(program())
-            .args(arguments)
-            .arg("--config")
-            .arg(&config)
-            .status();
-        command.await.unwrap().code()
-    };
-    assert_eq!(run(&["backup".as_ref(), file.as_ref()]).await, Some(0));
+    let run = async |arguments: &[&str]| command(&config, arguments).await.0;
+    let path = file.to_str().unwrap();
+    assert_eq!(run(&["backup", path]).await, Some(0));
     stage.daemon.kill().await;
     let store = Daemon::state_dir(stage.dir.path()).join("journal.redb");
     let mut bytes = std::fs::read(&store).unwrap();
@@ -485,7 +470,7 @@ async fn a_damaged_store_is_refused_with_the_cure_and_a_backup_cures_it() {
     let refused = Daemon::start(program(), stage.dir.path(), &stage.config).await;
     let said = refused.err().unwrap();
     assert!(said.contains("dingd restore"), "{said}");
-    assert_eq!(run(&["restore".as_ref(), file.as_ref()]).await, Some(0));
+    assert_eq!(run(&["restore", path]).await, Some(0));
     assert!(
         store.with_extension("redb.before-restore").exists(),
         "it is kept for whoever looks into it"

@@ -32,7 +32,9 @@ fn noticed_by(bug: Bug) -> &'static str {
         Bug::DedupOnNonce => {
             "callbacks::an_event_that_is_encrypted_anew_is_recognised_by_its_id_or_else_by_its_text"
         }
-        Bug::IntentNotWaitedFor => "disk::no_call_leaves_before_its_intent_is_on_disk",
+        Bug::IntentNotWaitedFor | Bug::UnknownTakenForUnsent => {
+            "disk::no_call_leaves_before_its_intent_is_on_disk"
+        }
         Bug::ChargesForgotten => "limits::a_restart_knows_what_was_sent_before_it",
         Bug::LeaseTwice => "messages::people_are_called_in_twenties_and_each_has_an_outcome",
         Bug::DirectoryNotSynced => {
@@ -44,7 +46,6 @@ fn noticed_by(bug: Bug) -> &'static str {
         Bug::IdempotencyInMemory => {
             "messages::an_idempotency_key_gives_the_first_answer_again_even_after_a_crash"
         }
-        Bug::UnknownTakenForUnsent => "crash::a_call_under_way_at_a_crash_has_an_unknown_outcome",
     }
 }
 
