@@ -26,6 +26,8 @@ use crate::faults::{Bug, bug};
 pub const AHEAD_BYTES: u64 = 16 << 20;
 /// Blocks are taken in steps of this.
 const STEP_BYTES: u64 = 4 << 20;
+/// Less than this is not worth taking.
+const LITTLE_BYTES: u64 = 64 << 10;
 /// More than this is not kept until the next sync.
 const GATHERED_BYTES_MAX: usize = 4 << 20;
 /// How long to wait before a write is repeated.
@@ -414,23 +416,32 @@ impl Disk {
         if room.allocated >= room.used + AHEAD_BYTES {
             return;
         }
-        let to = (room.used + AHEAD_BYTES).next_multiple_of(STEP_BYTES) + STEP_BYTES;
-        match self.medium.allocate(room.allocated, to) {
-            Ok(()) => {
-                room.allocated = to;
-                self.condition.set_room_ahead(true);
-            }
-            Err(error) if is_full(&error) => {
-                self.condition.set_room_ahead(false);
-                // Beyond what is left, every block counts: the write itself finds out.
-            }
-            // Also without blocks taken ahead the write itself says what is wrong; this file system
-            // cannot do more (EOPNOTSUPP).
-            Err(error) => {
-                tracing::debug!(%error, "no blocks can be taken ahead");
-                room.allocated = u64::MAX;
+        let mut to = (room.used + AHEAD_BYTES).next_multiple_of(STEP_BYTES) + STEP_BYTES;
+        loop {
+            match self.medium.allocate(room.allocated, to) {
+                Ok(()) => {
+                    room.allocated = to;
+                    break;
+                }
+                // What is left, if it is not all that is wanted: the last blocks count most.
+                Err(error) if is_full(&error) => {
+                    let half = to.saturating_sub(room.allocated) / 2;
+                    if half < LITTLE_BYTES {
+                        break;
+                    }
+                    to = room.allocated + half.next_multiple_of(LITTLE_BYTES);
+                }
+                // Also without blocks taken ahead the write itself says what is wrong; this file system
+                // cannot do more (EOPNOTSUPP).
+                Err(error) => {
+                    tracing::debug!(%error, "no blocks can be taken ahead");
+                    room.allocated = u64::MAX;
+                    break;
+                }
             }
         }
+        let enough = room.allocated.saturating_sub(AHEAD_BYTES) >= room.used;
+        self.condition.set_room_ahead(enough);
     }
 
     /// Tries once more to take room ahead, if there was none the last time. Somebody may have made
