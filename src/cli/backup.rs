@@ -106,8 +106,8 @@ pub(super) fn restore(arguments: &RestoreArguments) -> ExitCode {
         say(&format!("{} now holds:", dir.display()));
         show(report);
         say(
-            "The store that was there is kept beside it as *.before-restore. What was sent after the backup \
-             was made is sent again. / 原数据保留为 *.before-restore；备份之后已发出的消息会再次发送。",
+            "The store that was there is kept beside it as *.before-restore. What waited when the backup was \
+             made, and was sent since, is sent again. / 原数据保留为 *.before-restore；备份时还在等待、之后已发出的消息会再次发送。",
         );
     })
 }

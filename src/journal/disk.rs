@@ -431,6 +431,8 @@ impl Disk {
                     }
                     to = room.allocated + half.next_multiple_of(LITTLE_BYTES);
                 }
+                // For a while: it is tried again.
+                Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => break,
                 // Also without blocks taken ahead the write itself says what is wrong; this file system
                 // cannot do more (EOPNOTSUPP).
                 Err(error) => {

@@ -179,9 +179,7 @@ impl Log {
         self.end += frame.len().next_multiple_of(BLOCK_BYTES);
         Ok(self.number)
     }
-}
 
-impl Log {
     fn sync(&self) -> io::Result<()> {
         if bug(Bug::LogNotSynced) {
             return Ok(());
