@@ -50,7 +50,7 @@ fn noticed_by(bug: Bug) -> &'static str {
 }
 
 /// A test that hangs has noticed as well.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 #[test]
 fn every_deliberate_bug_is_noticed() {
@@ -76,6 +76,8 @@ fn notices(bug: Bug) -> bool {
         .args(["--exact", test])
         .env("DINGD_BUG", format!("{bug:?}"))
         .env("DINGD_PATIENCE_S", "5")
+        // A bug that shows once in a few lives must show in so many.
+        .env("DINGD_LONG", "1")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
