@@ -44,7 +44,8 @@ struct Lane<K, T> {
 enum Waits {
     Nothing,
     Turn,
-    Moment,
+    /// Until this monotonic time.
+    Moment(u64),
     Gate,
     Flight,
 }
@@ -107,6 +108,11 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
                 if let Some(item) = lane.queue.front() {
                     return Some((id, *item));
                 }
+                // All of it was taken away while it waited.
+                if let Some(key) = lane.key.take() {
+                    self.by_key.remove(&key);
+                    self.free.push(id);
+                }
             }
         }
         None
@@ -128,6 +134,82 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         let queues = self.parked.entry(gate).or_default();
         if let Some(queue) = queues.get_mut(lane.priority.index()) {
             queue.push_back(id);
+        }
+    }
+
+    /// Takes away, in order, those of the first `window` items of a lane that are `wanted`; what is in
+    /// flight stays.
+    pub fn take(&mut self, key: &K, window: usize, mut wanted: impl FnMut(T) -> bool) -> Vec<T> {
+        let lane = self.by_key.get(key).and_then(|id| self.slots.get_mut(id.0));
+        let Some(lane) = lane else { return vec![] };
+        let flying = usize::from(lane.waits == Waits::Flight);
+        let end = lane.queue.len().min(flying + window);
+        let (mut taken, mut kept) = (vec![], vec![]);
+        for item in lane.queue.drain(flying..end) {
+            if wanted(item) {
+                taken.push(item);
+            } else {
+                kept.push(item);
+            }
+        }
+        lane.insert(&kept);
+        if flying == 0 && !taken.is_empty() {
+            lane.head_failing_since_ms = None;
+        }
+        taken
+    }
+
+    /// Puts items that were taken back to where they were, which is before every larger one.
+    pub fn put_back(&mut self, key: &K, priority: Priority, items: &[T])
+    where
+        T: Ord,
+    {
+        let id = self.lane(key, priority);
+        if let (Some(lane), Some(last)) = (self.slots.get_mut(id.0), items.iter().max()) {
+            let flying = usize::from(lane.waits == Waits::Flight);
+            let earlier = lane
+                .queue
+                .iter()
+                .skip(flying)
+                .take_while(|item| *item < last);
+            let end = flying + earlier.count();
+            let mut items: Vec<_> = lane
+                .queue
+                .drain(flying..end)
+                .chain(items.iter().copied())
+                .collect();
+            items.sort_unstable();
+            lane.insert(&items);
+            if lane.waits == Waits::Nothing {
+                self.sleep(id, 0);
+            }
+            self.wake_lane(id);
+        }
+    }
+
+    /// A lane whose head is due later has its turn now, if the head `is_gone`.
+    pub fn wake_behind(&mut self, key: &K, is_gone: impl Fn(T) -> bool) {
+        if let Some(id) = self.by_key.get(key).copied()
+            && let Some(lane) = self.slots.get(id.0)
+            && lane.queue.front().is_some_and(|head| is_gone(*head))
+        {
+            self.wake_lane(id);
+        }
+    }
+
+    fn wake_lane(&mut self, id: LaneId) {
+        if let Some(lane) = self.slots.get(id.0)
+            && let Waits::Moment(due_ms) = lane.waits
+        {
+            self.sleeping.remove(&(due_ms, id));
+            self.sleep(id, 0);
+        }
+    }
+
+    /// Another item takes the head's place before the head's attempt starts.
+    pub fn put_before_head(&mut self, id: LaneId, item: T) {
+        if let Some(lane) = self.slots.get_mut(id.0) {
+            lane.queue.push_front(item);
         }
     }
 
@@ -255,7 +337,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
                 ready.push_back(id);
             }
         } else {
-            lane.waits = Waits::Moment;
+            lane.waits = Waits::Moment(due_ms);
             self.sleeping.insert((due_ms, id));
         }
     }
@@ -274,6 +356,19 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
             if let Some((key, priority, item)) = self.aside_items.remove(&aside) {
                 self.push(&key, priority, item, 0);
             }
+        }
+    }
+}
+
+impl<K, T: Copy> Lane<K, T> {
+    /// Puts items before all that wait.
+    fn insert(&mut self, items: &[T]) {
+        let flying = (self.waits == Waits::Flight).then(|| self.queue.pop_front());
+        for item in items.iter().rev() {
+            self.queue.push_front(*item);
+        }
+        if let Some(item) = flying.flatten() {
+            self.queue.push_front(item);
         }
     }
 }
@@ -361,6 +456,60 @@ mod tests {
         lanes.land(id, Landed::Settled, 300_000);
         assert_eq!(lanes.wakes_at(), Some(400_000));
         assert_eq!(take(&mut lanes, 400_000).unwrap().1, 1);
+    }
+
+    #[test]
+    fn what_is_taken_away_leaves_the_order_and_what_flies() {
+        let mut lanes = Test::default();
+        for item in 1..=6 {
+            lanes.push(&"a", Priority::Normal, item, 0);
+        }
+        let (id, _) = take(&mut lanes, 0).unwrap();
+        let odd = |item| item % 2 == 1;
+        assert_eq!(lanes.take(&"a", 4, odd), [3, 5], "1 is in flight");
+        lanes.put_back(&"a", Priority::Normal, &[3, 5]);
+        lanes.push(&"a", Priority::Normal, 7, 0);
+        let mut order = vec![];
+        lanes.land(id, Landed::Settled, 0);
+        while let Some((id, item)) = take(&mut lanes, 0) {
+            order.push(item);
+            lanes.land(id, Landed::Settled, 0);
+        }
+        assert_eq!(order, [2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_lane_does_not_sleep_for_a_head_that_is_gone() {
+        let mut lanes = Test::default();
+        lanes.push(&"a", Priority::Normal, 1, 0);
+        lanes.push(&"a", Priority::Normal, 2, 0);
+        let (id, _) = take(&mut lanes, 0).unwrap();
+        let again = Landed::Again {
+            due_ms: 600_000,
+            failed: true,
+        };
+        lanes.land(id, again, 0);
+        lanes.wake_behind(&"a", |head| head == 2);
+        assert!(lanes.next(0).is_none(), "its head still waits");
+        lanes.wake_behind(&"a", |head| head == 1);
+        let (id, _) = lanes.next(0).unwrap();
+        lanes.drop_head(id);
+        assert_eq!(take(&mut lanes, 0).unwrap().1, 2);
+        assert_eq!(lanes.wakes_at(), None);
+    }
+
+    #[test]
+    fn a_lane_that_was_emptied_while_it_waited_goes_away() {
+        let mut lanes = Test::default();
+        lanes.push(&"a", Priority::Normal, 1, 0);
+        let (id, _) = lanes.next(0).unwrap();
+        lanes.park(id, "robot");
+        assert_eq!(lanes.take(&"a", 9, |_| true), [1]);
+        assert_eq!(lanes.open(&"robot", 1), None);
+        assert!(lanes.next(0).is_none());
+        lanes.push(&"b", Priority::Normal, 2, 0);
+        assert_eq!(take(&mut lanes, 0).unwrap().1, 2);
+        assert_eq!(lanes.slots.len(), 1, "its slot is used again");
     }
 
     #[test]
