@@ -1,10 +1,12 @@
 //! ── pure ── DingTalk's wire: what its bytes mean and which bytes it expects.
 //!
 //! [`signature`] and [`envelope`] open callbacks and seal replies · [`event`] what a callback says ·
+//! [`message`] what we send · [`digest`] many messages in one · [`answer`] what an answer means.
 //!
 //! Names no runtime, no network, no engine and no clock: bytes and `now` come in, values go out.
 
 pub mod answer;
+pub mod digest;
 pub mod envelope;
 pub mod event;
 pub mod message;
