@@ -77,7 +77,7 @@ pub const fn bug(_: Bug) -> bool {
 
 /// The moments at which a process can be made to die: right before and right after each step that
 /// somebody outside, or the next start, relies on.
-pub const POINTS: [&str; 20] = [
+pub const POINTS: [&str; 22] = [
     "create.filled",
     "create.renamed",
     "log.before",
@@ -93,6 +93,8 @@ pub const POINTS: [&str; 20] = [
     "event.after",
     "message.before",
     "message.after",
+    "digest.before",
+    "digest.after",
     "call.before",
     "call.after",
     "settle.after",

@@ -106,6 +106,11 @@ const COUNTERS: &[(&str, &str)] = &[
         "Fetches of an app's access token.",
     ),
     ("dingd_verdicts_total", "What DingTalk's answers came to."),
+    (
+        "dingd_digests_total",
+        "Digests made of what had waited too long.",
+    ),
+    ("dingd_digest_messages_total", "Messages put into digests."),
 ];
 
 const GAUGES: &[(&str, &str)] = &[
@@ -338,6 +343,12 @@ pub fn finished(
 /// The head of a lane stepped aside.
 pub fn reordered() {
     emit!(counter, "dingd_messages_reordered_total").increment(1);
+}
+
+/// A digest was made.
+pub fn digest(messages: usize) {
+    emit!(counter, "dingd_digests_total").increment(1);
+    emit!(counter, "dingd_digest_messages_total").increment(messages as u64);
 }
 
 /// A breaker changed: 0 closed, 1 half open, 2 open.

@@ -1,11 +1,13 @@
 //! From the platform to DingTalk: receive → accept → lane → send → settle.
 //!
 //! [`receive`] the API door · [`request`] what a client asks, checked · [`accept`] once, on disk,
-//! before the 202 · [`backlog`] what waits · [`lane`] whose turn it is, under every limit · [`send`] one
-//! attempt · [`settle`] what became of it · [`show`] how a message looks from outside.
+//! before the 202 · [`backlog`] what waits · [`lane`] whose turn it is, under every limit · [`fold`] a
+//! storm becomes a digest · [`send`] one attempt · [`settle`] what became of it · [`show`] how a message
+//! looks from outside.
 
 pub mod accept;
 pub mod backlog;
+pub mod fold;
 pub mod lane;
 pub mod receive;
 pub mod request;
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::delivery::id::MessageId;
 use crate::delivery::state::{Ambiguous, Priority, Progress, Tag};
+use crate::dingtalk::digest::{Fold, Language};
 use crate::dingtalk::message::{At, Content};
 use crate::egress::App;
 use crate::secret::Secret;
@@ -41,8 +44,19 @@ pub struct Settings {
     pub queue_bytes_max: u64,
     /// Attempts at a time.
     pub concurrency: usize,
+    /// When a storm becomes a digest; `None` = never.
+    pub digest: Option<Digests>,
     /// How many robot sends a minute the limits allow, for estimates only.
     pub robot_per_minute: f64,
+}
+
+/// How storms are folded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digests {
+    /// A lane whose head has waited this long is folded, in milliseconds.
+    pub after_ms: u64,
+    /// The words around the messages.
+    pub language: Language,
 }
 
 /// A caller of the API.
@@ -106,6 +120,12 @@ pub struct Message {
     pub cool_app_code: Option<String>,
     /// What it is about: the newest of a key stands for all in a digest.
     pub merge_key: Option<String>,
+    /// Whether it says that what it is about is over.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resolved: bool,
+    /// Of a digest: the messages that are in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MessageId>,
     /// Who sent it.
     pub client: String,
 }
@@ -135,6 +155,12 @@ pub struct Live {
     pub route: Route,
     /// How far it got.
     pub progress: Progress,
+    /// Whether and with which others it can be folded into a digest.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fold: Fold,
+    /// The digest that it is in: under way, or sent when the state is `merged`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<MessageId>,
 }
 
 /// Which call carries a message, and so which limits cover it.
@@ -147,6 +173,10 @@ pub enum Route {
     People,
     /// A custom robot's webhook.
     Webhook,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Live {

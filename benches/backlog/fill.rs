@@ -6,6 +6,7 @@ use std::path::Path;
 use dingd::delivery::id::{MessageId, short_digest};
 use dingd::delivery::record;
 use dingd::delivery::state::{Ambiguous, Call, Priority, Progress, State};
+use dingd::dingtalk::digest::Fold;
 use dingd::dingtalk::message::{At, Content, Text};
 use dingd::journal::queue::{OUTBOX, Queue};
 use dingd::journal::{Batch, Journal};
@@ -44,6 +45,8 @@ pub(crate) fn message(seq: u64, lanes: u64, wall_ms: u64) -> (Vec<u8>, Live) {
         robot_code: String::new(),
         cool_app_code: None,
         merge_key: None,
+        resolved: false,
+        members: vec![],
         client: "bench".to_owned(),
     };
     let payload = record::encode(&message);
@@ -58,6 +61,8 @@ pub(crate) fn message(seq: u64, lanes: u64, wall_ms: u64) -> (Vec<u8>, Live) {
         bytes: payload.len() as u64,
         ambiguous: Ambiguous::default(),
         route: Route::Webhook,
+        fold: Fold::Text,
+        digest: None,
         progress: Progress::new(vec![Call::to(vec![])]),
     };
     (payload, live)

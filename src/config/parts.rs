@@ -14,6 +14,7 @@ use toml::Value;
 use super::read::Section;
 use super::{Config, Door, Log};
 use crate::delivery::state::Priority;
+use crate::dingtalk::digest::Language;
 use crate::dingtalk::envelope::{Freshness, Keys};
 use crate::egress::limit::{Kind, Rule, Rules};
 use crate::egress::{self, App};
@@ -22,7 +23,7 @@ use crate::http::tls::Files;
 use crate::http::transport::Origin;
 use crate::inbound::{self, Upstream};
 use crate::journal::retention::Keep;
-use crate::outbound::{self, Client, Robot};
+use crate::outbound::{self, Client, Digests, Robot};
 
 /// The whole file.
 pub(super) fn config(root: &Section<'_>) -> Option<Config> {
@@ -375,6 +376,7 @@ fn outbound(
     robot_per_minute: f64,
 ) -> outbound::Settings {
     let section = root.section("outbound");
+    let digest = digests(&section.section("digest"));
     let settings = outbound::Settings {
         clients,
         apps: apps.iter().map(|(app, _)| app.clone()).collect(),
@@ -383,10 +385,26 @@ fn outbound(
         queue_messages_max: section.number("queue_messages_max", 1..=100_000_000, 1_000_000),
         queue_bytes_max: section.number("queue_bytes_max", 1..=1 << 40, 2 << 30),
         concurrency: usize::try_from(section.number("concurrency", 1..=1_024, 64)).unwrap_or(64),
+        digest,
         robot_per_minute,
     };
     section.finish();
     settings
+}
+
+fn digests(section: &Section<'_>) -> Option<Digests> {
+    let enabled = section.flag("enabled", true);
+    let after_ms = section.seconds_ms("after_s", 60_000);
+    let language = match section.text("language").as_deref() {
+        None | Some("zh") => Language::Zh,
+        Some("en") => Language::En,
+        Some(_) => {
+            section.fault("language", "is not known", "write \"zh\" or \"en\"");
+            Language::Zh
+        }
+    };
+    section.finish();
+    enabled.then_some(Digests { after_ms, language })
 }
 
 fn inbound(root: &Section<'_>, apps: Vec<(App, Option<Keys>)>) -> inbound::Settings {

@@ -12,9 +12,12 @@ use super::settle::Outcomes;
 use super::{Live, Route, Settings, To};
 use crate::clock::Clock;
 use crate::delivery::id::{MessageId, digest, short_digest};
-use crate::delivery::state::{Call, CallOutcome, Priority, Progress, RecipientOutcome, State};
+use crate::delivery::state::{
+    Ambiguous, Call, CallOutcome, Priority, Progress, RecipientOutcome, State,
+};
 use crate::delivery::{random, record};
-use crate::dingtalk::message::USERS_PER_CALL;
+use crate::dingtalk::digest::Fold;
+use crate::dingtalk::message::{Content, USERS_PER_CALL};
 use crate::drain::Drain;
 use crate::faults::point;
 use crate::http::problem::Problem;
@@ -187,6 +190,8 @@ impl Outbox {
             ambiguous,
             route,
             progress: Progress::new(calls(&message.to)),
+            fold: fold(&message.content, priority, ambiguous),
+            digest: None,
         };
         let mut batch = Batch::default();
         let mut ended = None;
@@ -325,8 +330,18 @@ fn lane(app: &str, to: &To, priority: Priority) -> u64 {
     short_digest(&parts)
 }
 
+/// What is critical is never folded; neither is what must not be sent twice, because a digest is sent
+/// again like any alert.
+fn fold(content: &Content, priority: Priority, ambiguous: Ambiguous) -> Fold {
+    if priority == Priority::Critical || ambiguous != Ambiguous::Retry {
+        Fold::Never
+    } else {
+        Fold::of(content)
+    }
+}
+
 /// One call for a group, one for every twenty people.
-fn calls(to: &To) -> Vec<Call> {
+pub(super) fn calls(to: &To) -> Vec<Call> {
     match to {
         To::Chat(_) | To::Robot(_) => vec![Call::to(vec![])],
         To::Users(people) | To::Accounts(people) => {

@@ -8,12 +8,15 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 
 use super::Live;
+use super::send::Left;
 use crate::clock::Clock;
+use crate::delivery::id::MessageId;
 use crate::delivery::lanes::{LaneId, Lanes};
 use crate::delivery::random;
 use crate::delivery::retry::DINGTALK;
 use crate::delivery::state::{Next, Priority, State};
 use crate::delivery::verdict::Reason;
+use crate::dingtalk::digest::Fold;
 use crate::egress::limit::Key;
 use crate::faults::{Bug, bug};
 use crate::journal::Batch;
@@ -21,6 +24,10 @@ use crate::journal::queue::Queue;
 
 /// The moments of messages that have ended may be this many more than those of the others.
 const EXPIRED_ENDED_MAX: usize = 1_024;
+/// Messages in one digest: what a commit takes without holding up the others.
+const MEMBERS_MAX: usize = 1_000;
+/// So many of a lane are looked at for a digest.
+const FOLD_LOOKED_AT_MAX: usize = 4_000;
 
 /// All messages under way.
 #[derive(Debug)]
@@ -31,15 +38,20 @@ pub(super) struct Backlog {
     entries: BTreeMap<u64, Entry>,
     shared: HashMap<u64, Shared>,
     flying: HashSet<u64>,
+    /// What is in the digests under way.
+    folded: HashMap<u64, Vec<(u64, Entry)>>,
     /// Others of their lane went first.
     reordered: HashSet<u64>,
     expiries: BinaryHeap<Reverse<(u64, u64)>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Entry {
     lane: u64,
     expires_ms: u64,
+    /// Monotonic time of acceptance: in seconds, for room.
+    accepted_s: u32,
+    fold: Fold,
 }
 
 /// What the messages of a lane have in common.
@@ -75,6 +87,7 @@ impl Backlog {
             entries: BTreeMap::new(),
             shared: HashMap::new(),
             flying: HashSet::new(),
+            folded: HashMap::new(),
             reordered: HashSet::new(),
             expiries: BinaryHeap::new(),
         }
@@ -84,21 +97,13 @@ impl Backlog {
     pub(super) fn take_in(&mut self, seq: u64, live: &Live) {
         let (wall_ms, mono_ms) = (self.clock.wall_ms(), self.clock.mono_ms());
         let lane = live.lane;
-        let expires_ms = mono_ms + live.expires_ms.saturating_sub(wall_ms);
-        let shared = self.shared.entry(lane).or_insert_with(|| Shared {
-            priority: live.priority,
-            limits: live.limits().into(),
-            messages: 0,
-            limited: None,
-        });
-        if self
-            .entries
-            .insert(seq, Entry { lane, expires_ms })
-            .is_none()
-        {
-            shared.messages += 1;
+        let entry = self.entry(live);
+        let shared = self.join(lane, live);
+        shared.messages += 1;
+        if self.entries.insert(seq, entry).is_some() {
+            self.leave(lane);
         }
-        self.expiries.push(Reverse((expires_ms, seq)));
+        self.expiries.push(Reverse((entry.expires_ms, seq)));
         // No more than the schedule allows: the wall clock may have been set back meanwhile.
         let left_ms = live
             .progress
@@ -107,6 +112,127 @@ impl Backlog {
             .min(DINGTALK.cap_ms);
         let due_ms = if left_ms == 0 { 0 } else { mono_ms + left_ms };
         self.lanes.push(&lane, live.priority, seq, due_ms);
+    }
+
+    /// Takes in a message that is on disk as part of `digest`.
+    fn take_in_folded(&mut self, seq: u64, live: &Live, digest: MessageId) {
+        let entry = self.entry(live);
+        self.join(live.lane, live).messages += 1;
+        let parts = self.folded.entry(digest.seq()).or_default();
+        parts.push((seq, entry));
+    }
+
+    fn entry(&self, live: &Live) -> Entry {
+        let (wall_ms, mono_ms) = (self.clock.wall_ms(), self.clock.mono_ms());
+        let age_ms = wall_ms.saturating_sub(live.accepted_ms);
+        let accepted_s = mono_ms.saturating_sub(age_ms) / 1_000;
+        // What was tried may have arrived: it is not told a second time under another name.
+        let tried = live.progress.attempts > 0;
+        Entry {
+            lane: live.lane,
+            expires_ms: mono_ms + live.expires_ms.saturating_sub(wall_ms),
+            accepted_s: u32::try_from(accepted_s).unwrap_or(u32::MAX),
+            fold: if tried { Fold::Never } else { live.fold },
+        }
+    }
+
+    fn join(&mut self, lane: u64, live: &Live) -> &mut Shared {
+        self.shared.entry(lane).or_insert_with(|| Shared {
+            priority: live.priority,
+            limits: live.limits().into(),
+            messages: 0,
+            limited: None,
+        })
+    }
+
+    /// One message of `lane` has ended.
+    fn leave(&mut self, lane: u64) {
+        let Some(shared) = self.shared.get_mut(&lane) else {
+            return;
+        };
+        shared.messages -= 1;
+        if shared.messages == 0 {
+            self.shared.remove(&lane);
+        }
+    }
+
+    /// What goes out together with `head`, whose turn it is, if that has waited for `after_ms`: the
+    /// messages of its kind that wait in its lane. They leave the lane. Empty if it goes by itself.
+    pub(super) fn fold(&mut self, lane: LaneId, head: u64, now_ms: u64, after_ms: u64) -> Vec<u64> {
+        let Some(entry) = self.entries.get(&head).copied() else {
+            return vec![];
+        };
+        let age_ms = now_ms.saturating_sub(u64::from(entry.accepted_s) * 1_000);
+        if entry.fold == Fold::Never || age_ms < after_ms {
+            return vec![];
+        }
+        let (entries, mut taken) = (&self.entries, 0);
+        let parts = self.lanes.take(&entry.lane, FOLD_LOOKED_AT_MAX, |seq| {
+            let same = entries.get(&seq).is_some_and(|one| one.fold == entry.fold);
+            let wanted = same && taken < MEMBERS_MAX;
+            taken += usize::from(wanted);
+            wanted
+        });
+        if parts.len() < 2 {
+            self.lanes.put_before_head(lane, head);
+            return vec![];
+        }
+        parts
+    }
+
+    /// Digest `seq` of `parts` flies in their place.
+    pub(super) fn fly_digest(&mut self, lane: LaneId, seq: u64, parts: &[u64]) {
+        let parts: Vec<_> = parts
+            .iter()
+            .filter_map(|part| Some((*part, self.entries.remove(part)?)))
+            .collect();
+        // With the first of them, which then is told of; the others wait again.
+        let first = parts.iter().min_by_key(|(_, part)| part.expires_ms);
+        if let Some((_, first)) = first {
+            let entry = Entry {
+                fold: Fold::Never,
+                ..*first
+            };
+            if let Some(shared) = self.shared.get_mut(&entry.lane) {
+                shared.messages += 1;
+            }
+            self.entries.insert(seq, entry);
+            self.expiries.push(Reverse((entry.expires_ms, seq)));
+        }
+        self.folded.insert(seq, parts);
+        self.lanes.put_before_head(lane, seq);
+        self.fly(lane, seq);
+    }
+
+    /// `seq`, which may be a digest, has ended and left this.
+    pub(super) fn settle_digest(&mut self, seq: u64, left: Left) {
+        match left {
+            Left::Parts => self.unfold(seq),
+            Left::Finished | Left::Again { .. } => self.merge(seq),
+        }
+    }
+
+    /// What was in digest `seq` has ended with it.
+    fn merge(&mut self, seq: u64) {
+        for (_, part) in self.folded.remove(&seq).unwrap_or_default() {
+            self.leave(part.lane);
+        }
+    }
+
+    /// What was in digest `seq` waits again, before all that came later, and goes by itself.
+    fn unfold(&mut self, seq: u64) {
+        let mut back: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for (part, mut entry) in self.folded.remove(&seq).unwrap_or_default() {
+            entry.fold = Fold::Never;
+            self.expiries.push(Reverse((entry.expires_ms, part)));
+            self.entries.insert(part, entry);
+            back.entry(entry.lane).or_default().push(part);
+        }
+        for (lane, parts) in back {
+            if let Some(shared) = self.shared.get(&lane) {
+                self.lanes.put_back(&lane, shared.priority, &parts);
+            }
+        }
     }
 
     /// What message `seq` shares with its lane; `None` if it has ended.
@@ -123,8 +249,12 @@ impl Backlog {
     }
 
     /// The attempt of `seq` has ended, and it goes on waiting.
-    pub(super) fn land(&mut self, seq: u64, reordered: bool) {
+    pub(super) fn land(&mut self, seq: u64, failed: bool, reordered: bool) {
         self.flying.remove(&seq);
+        if failed && let Some(entry) = self.entries.get_mut(&seq) {
+            // It may have arrived: it is not told a second time under another name.
+            entry.fold = Fold::Never;
+        }
         if reordered {
             self.reordered.insert(seq);
         }
@@ -170,14 +300,10 @@ impl Backlog {
         let Some(entry) = self.entries.remove(&seq) else {
             return;
         };
+        self.lanes.wake_behind(&entry.lane, |head| head == seq);
         self.flying.remove(&seq);
         self.reordered.remove(&seq);
-        if let Some(shared) = self.shared.get_mut(&entry.lane) {
-            shared.messages -= 1;
-            if shared.messages == 0 {
-                self.shared.remove(&entry.lane);
-            }
-        }
+        self.leave(entry.lane);
         // Most end long before they would expire.
         if self.expiries.len() > 2 * self.entries.len() + EXPIRED_ENDED_MAX {
             let entries = &self.entries;
@@ -229,14 +355,28 @@ impl Recovery {
             };
             queue.update(&mut self.batch, seq, &live);
         }
-        self.backlog.take_in(seq, &live);
+        match live.digest {
+            Some(digest) => self.backlog.take_in_folded(seq, &live, digest),
+            None => self.backlog.take_in(seq, &live),
+        }
+    }
+
+    /// Everything was taken in: what is in a digest that is not there waits by itself.
+    pub(super) fn settle_digests(&mut self) {
+        let digests: Vec<_> = self.backlog.folded.keys().copied().collect();
+        for digest in digests {
+            let waits = self.backlog.entries.contains_key(&digest);
+            if !waits && self.ended.iter().all(|(seq, ..)| *seq != digest) {
+                self.backlog.unfold(digest);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::id::MessageId;
+    use crate::delivery::lanes::Landed;
     use crate::delivery::state::{Ambiguous, Call, Progress};
     use crate::outbound::Route;
 
@@ -255,6 +395,8 @@ mod tests {
             ambiguous: Ambiguous::default(),
             route: Route::Webhook,
             progress: Progress::new(vec![Call::to(vec![])]),
+            fold: Fold::Markdown,
+            digest: None,
         }
     }
 
@@ -277,7 +419,7 @@ mod tests {
         assert_eq!(backlog.pop_expired(now_ms + 9), None);
         assert_eq!(backlog.pop_expired(now_ms + 10), Some(3));
         assert_eq!(backlog.pop_expired(now_ms + 10), None);
-        backlog.land(head, true);
+        backlog.land(head, true, true);
         assert_eq!(backlog.pop_expired(now_ms + 1_010), Some(head));
         assert!(backlog.shared.is_empty() && backlog.reordered.is_empty());
     }
@@ -291,6 +433,57 @@ mod tests {
         backlog.take_in(1, &again);
         assert_eq!(backlog.pop_expired(now_ms + 10), None);
         assert_eq!(backlog.pop_expired(now_ms + 100), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waited_too_long_is_folded_and_waits_again_in_its_order_if_that_fails() {
+        let mut backlog = backlog(&[60_000, 50_000, 60_000, 60_000]);
+        backlog.take_in(
+            5,
+            &Live {
+                lane: 8,
+                ..live(backlog.clock, 5, 60_000)
+            },
+        );
+        let text = Live {
+            fold: Fold::Text,
+            ..live(backlog.clock, 6, 60_000)
+        };
+        backlog.take_in(6, &text);
+        let now_ms = backlog.clock.mono_ms() + 2_000;
+        let (lane, head) = backlog.lanes.next(now_ms).unwrap();
+        assert_eq!(head, 1);
+        assert!(
+            backlog.fold(lane, head, now_ms, 3_000).is_empty(),
+            "too young"
+        );
+        let parts = backlog.fold(lane, head, now_ms, 1_000);
+        assert_eq!(
+            parts,
+            [1, 2, 3, 4],
+            "5 is of another lane, 6 of another kind"
+        );
+        backlog.fly_digest(lane, 7, &parts);
+        assert!(!backlog.is_waiting(1));
+        assert_eq!(
+            backlog.pop_expired(now_ms + 50_000),
+            None,
+            "it is under way"
+        );
+        backlog.forget(7);
+        backlog.settle_digest(7, Left::Parts);
+        backlog.lanes.land(lane, Landed::Settled, now_ms);
+        let mut order = vec![];
+        while let Some((lane, seq)) = backlog.lanes.next(now_ms) {
+            assert!(backlog.fold(lane, seq, now_ms, 0).is_empty(), "not again");
+            backlog.fly(lane, seq);
+            order.push(seq);
+            backlog.forget(seq);
+            backlog.lanes.land(lane, Landed::Settled, now_ms);
+        }
+        order.retain(|seq| *seq != 5);
+        assert_eq!(order, [1, 2, 3, 4, 6]);
+        assert!(backlog.shared.is_empty() && backlog.folded.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

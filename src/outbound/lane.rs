@@ -12,6 +12,7 @@ use crate::delivery::lanes::{Landed, LaneId};
 use crate::delivery::state::{Priority, State};
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
+use crate::egress::Permit;
 use crate::egress::limit::Key;
 use crate::faults::{Bug, bug};
 use crate::journal::queue::Appended;
@@ -43,7 +44,7 @@ struct Work {
     gated: HashMap<Key, u64>,
     attempts: JoinSet<Landing>,
     /// Messages that end without an attempt: expired, cancelled, parked.
-    endings: JoinSet<()>,
+    endings: JoinSet<(u64, Option<Left>)>,
 }
 
 struct Landing {
@@ -56,11 +57,12 @@ struct Landing {
 /// waiting on disk at the start.
 pub async fn run(
     sender: Sender,
-    recovered: Recovery,
+    mut recovered: Recovery,
     mut appended: mpsc::UnboundedReceiver<Appended<Live>>,
     mut commands: mpsc::Receiver<Command>,
     drain: Drain,
 ) -> Result<(), CommitError> {
+    recovered.settle_digests();
     let mut work = Work {
         backlog: recovered.backlog,
         gates: BTreeSet::new(),
@@ -83,7 +85,7 @@ pub async fn run(
                 work.take_in_more(&mut appended);
             }
             Some(ended) = work.endings.join_next() => {
-                land_ending(ended);
+                work.land_ending(ended);
                 work.take_in_more(&mut appended);
             }
             Some(command) = commands.recv() => {
@@ -104,15 +106,9 @@ pub async fn run(
         work.land(ended);
     }
     while let Some(ended) = work.endings.join_next().await {
-        land_ending(ended);
+        work.land_ending(ended);
     }
     Ok(())
-}
-
-fn land_ending(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
-        std::panic::resume_unwind(error.into_panic());
-    }
 }
 
 impl Work {
@@ -179,12 +175,20 @@ impl Work {
                 }
                 let twice = bug(Bug::LeaseTwice)
                     .then(|| self.sender.egress.try_acquire(&shared.limits, critical));
+                let digest = self.sender.settings.load().digest;
+                let parts = digest.map_or_else(Vec::new, |digest| {
+                    self.backlog.fold(lane, seq, now_ms, digest.after_ms)
+                });
+                if !parts.is_empty() {
+                    return self.start_digest(lane, parts, permit);
+                }
                 let reordered = self.backlog.fly(lane, seq);
                 let sender = self.sender.clone();
                 if let Some(Ok(permit)) = twice {
                     let sender = sender.clone();
                     self.endings.spawn(async move {
-                        sender.attempt(seq, permit, reordered).await;
+                        let left = sender.attempt(seq, permit, reordered).await;
+                        (seq, Some(left))
                     });
                 }
                 self.attempts.spawn(async move {
@@ -193,6 +197,16 @@ impl Work {
                 });
             }
         }
+    }
+
+    fn start_digest(&mut self, lane: LaneId, parts: Vec<u64>, permit: Permit) {
+        let seq = self.sender.queue.reserve();
+        self.backlog.fly_digest(lane, seq, &parts);
+        let sender = self.sender.clone();
+        self.attempts.spawn(async move {
+            let left = sender.attempt_digest(seq, parts, permit).await;
+            Landing { lane, seq, left }
+        });
     }
 
     fn open_gates(&mut self, now_ms: u64) {
@@ -248,8 +262,9 @@ impl Work {
         };
         let now_ms = self.sender.clock.mono_ms();
         match landing.left {
-            Left::Finished => {
+            Left::Finished | Left::Parts => {
                 self.backlog.forget(landing.seq);
+                self.backlog.settle_digest(landing.seq, landing.left);
                 self.backlog
                     .lanes
                     .land(landing.lane, Landed::Settled, now_ms);
@@ -257,11 +272,20 @@ impl Work {
             Left::Again { due_ms, failed } => {
                 let landed = Landed::Again { due_ms, failed };
                 let reordered = self.backlog.lanes.land(landing.lane, landed, now_ms);
-                self.backlog.land(landing.seq, reordered);
+                self.backlog.land(landing.seq, failed, reordered);
                 if reordered {
                     metrics::reordered();
                 }
             }
+        }
+    }
+
+    fn land_ending(&mut self, ended: Result<(u64, Option<Left>), tokio::task::JoinError>) {
+        match ended {
+            Ok((seq, Some(left))) => self.backlog.settle_digest(seq, left),
+            // It cannot be read; at the next start it is looked at again.
+            Ok((_, None)) => {}
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
@@ -285,10 +309,11 @@ impl Work {
             self.backlog.forget(seq);
             let sender = self.sender.clone();
             self.endings.spawn(async move {
-                let ended = sender.end(seq, State::Cancelled, None).await.is_some();
-                if answer.send(ended).is_err() {
+                let ended = sender.end(seq, State::Cancelled, None).await;
+                if answer.send(ended.is_some()).is_err() {
                     tracing::debug!("nobody waits for the answer to a cancellation");
                 }
+                (seq, ended)
             });
         } else if answer.send(false).is_err() {
             tracing::debug!("nobody waits for the answer to a cancellation");
@@ -298,9 +323,11 @@ impl Work {
     fn end(&mut self, seq: u64, state: State, reason: Option<Reason>) {
         let sender = self.sender.clone();
         self.endings.spawn(async move {
-            if sender.end(seq, state, reason).await.is_none() {
-                tracing::error!(seq, "a message that has ended cannot be read back");
+            let left = sender.end(seq, state, reason).await;
+            if left.is_none() {
+                tracing::error!(seq, "the end of a message cannot be read or written now");
             }
+            (seq, left)
         });
     }
 }

@@ -43,6 +43,15 @@ struct Body {
     ambiguous: Ambiguous,
     expires_in_s: Option<u64>,
     merge_key: Option<String>,
+    status: Option<Status>,
+}
+
+/// How the thing of `merge_key` is: the words of Alertmanager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Firing,
+    Resolved,
 }
 
 /// Reads and checks the body of `POST /v1/messages`.
@@ -106,6 +115,11 @@ fn check(
     {
         return Err(invalid("merge_key: must have 1 to 256 bytes"));
     }
+    if body.status.is_some() && body.merge_key.is_none() {
+        return Err(invalid(
+            "status: needs merge_key, which says what is firing or resolved",
+        ));
+    }
     let longest_ms = body.priority.lifetime_ms();
     let lifetime_ms = match body.expires_in_s {
         Some(0) => return Err(invalid("expires_in_s: must be at least 1")),
@@ -122,6 +136,8 @@ fn check(
         content: body.content,
         at: body.at,
         merge_key: body.merge_key,
+        resolved: body.status == Some(Status::Resolved),
+        members: vec![],
         client: client.name.clone(),
     };
     // What cannot be rendered now never can be.

@@ -61,6 +61,8 @@ pub struct Sender {
 pub enum Left {
     /// Terminal.
     Finished,
+    /// It was a digest that came to nothing: the messages in it wait again.
+    Parts,
     /// Due again at a monotonic time; `failed` if the message is to blame.
     Again {
         /// Monotonic milliseconds.
@@ -96,6 +98,16 @@ impl Route {
 }
 
 impl Live {
+    /// Counts the end that has become durable.
+    pub(super) fn report_end(&self) {
+        let progress = &self.progress;
+        let reason = progress.reason.as_ref().map_or("none", |r| r.code.as_ref());
+        let ended_ms = progress.finished_ms.unwrap_or(self.accepted_ms);
+        let latency_ms = ended_ms.saturating_sub(self.accepted_ms);
+        let state = progress.state.label();
+        metrics::finished("outbound", self.priority, state, reason, latency_ms);
+    }
+
     /// The limits that cover its calls.
     pub fn limits(&self) -> Vec<Key> {
         match self.route {
@@ -124,7 +136,7 @@ impl Sender {
         live.progress.reordered |= reordered;
         let Some(index) = live.progress.next_call() else {
             self.egress.give_back(permit);
-            return self.conclude(seq, &message, live, Batch::default());
+            return self.conclude(seq, &message, live, Batch::default()).await;
         };
         let token = self.tokens.held(&live.app);
         if token.is_none() && live.route != Route::Webhook {
@@ -149,6 +161,7 @@ impl Sender {
         };
         let mut batch = Batch::default();
         live.progress.depart(index);
+        live.digest = None;
         self.queue.update(&mut batch, seq, &live);
         let charge = self.egress.charge(&mut batch, &permit);
         if bug(Bug::IntentNotWaitedFor) {
@@ -190,19 +203,18 @@ impl Sender {
     }
 
     /// Ends a message that is not under way: expired, cancelled, or parked after a restart.
-    pub async fn end(&self, seq: u64, state: State, reason: Option<Reason>) -> Option<()> {
-        match self.read(seq).await.ok()? {
+    pub async fn end(&self, seq: u64, state: State, reason: Option<Reason>) -> Option<Left> {
+        let left = match self.read(seq).await.ok()? {
             Some((message, mut live)) => {
                 live.progress.end(state, reason, self.clock.wall_ms());
-                self.conclude(seq, &message, live, Batch::default());
+                self.conclude(seq, &message, live, Batch::default()).await
             }
-            None => {
-                self.set_aside(seq).await;
-            }
-        }
+            None => self.set_aside(seq).await,
+        };
         // Behind it, so that endings are no more than a few at a time even if the disk is stuck.
-        self.durable(Batch::default()).await;
-        Some(())
+        // Whoever asked for it is told only what is on disk.
+        self.journal.commit(Batch::default()).await.ok()?;
+        Some(left)
     }
 
     /// Reads a live message back; `None` if it is damaged.
@@ -333,7 +345,7 @@ impl Sender {
                 .charged(&mut batch, charged.id, &charged.keys, charged.pause);
         }
         let delay_ms = match next {
-            Next::Finished => return self.conclude(seq, message, live, batch),
+            Next::Finished => return self.conclude(seq, message, live, batch).await,
             Next::Soon => 0,
             Next::Scheduled { failures } => {
                 DINGTALK.delay_after_ms(failures, random::share(), came.retry_after_s)
@@ -352,10 +364,18 @@ impl Sender {
         }
     }
 
-    fn conclude(&self, seq: u64, message: &Message, mut live: Live, mut batch: Batch) -> Left {
-        let wall_ms = self.clock.wall_ms();
-        live.progress.finished_ms = Some(wall_ms);
+    async fn conclude(
+        &self,
+        seq: u64,
+        message: &Message,
+        mut live: Live,
+        mut batch: Batch,
+    ) -> Left {
+        live.progress.finished_ms = Some(self.clock.wall_ms());
         live.progress.due_ms = 0;
+        if !message.members.is_empty() {
+            return self.conclude_digest(seq, message, live, batch).await;
+        }
         self.queue.finish(&mut batch, seq, &live);
         let ended = self.outcomes.append(&mut batch, message, &live);
         let state = live.progress.state;
@@ -371,22 +391,14 @@ impl Sender {
             if result.is_ok() {
                 queue.finished(live.tag());
                 outcomes.appended(ended);
-                let reason = live
-                    .progress
-                    .reason
-                    .as_ref()
-                    .map_or("none", |r| r.code.as_ref());
-                let latency_ms = wall_ms.saturating_sub(live.accepted_ms);
-                metrics::finished("outbound", live.priority, state.label(), reason, latency_ms);
+                live.report_end();
             }
         });
         Left::Finished
     }
 
     /// A message whose record cannot be read is put where it can be looked at.
-    async fn set_aside(&self, seq: u64) -> Left {
-        metrics::store_quarantined();
-        tracing::error!(seq, "a stored message is damaged and was set aside");
+    pub(super) async fn set_aside(&self, seq: u64) -> Left {
         let place = self.queue.place();
         let live = self
             .journal
@@ -394,16 +406,20 @@ impl Sender {
             .await
             .ok()
             .flatten();
+        let Some(live) = live else {
+            // It was already.
+            return Left::Finished;
+        };
+        metrics::store_quarantined();
+        tracing::error!(seq, "a stored message is damaged and was set aside");
         let mut name = place.direction.as_bytes().to_vec();
         name.push(0);
         name.extend_from_slice(&seq.to_be_bytes());
         let mut batch = Batch::default();
-        batch.put(Table::Quarantine, name, live.clone().unwrap_or_default());
+        batch.put(Table::Quarantine, name, live.clone());
         batch.delete(place.live, seq.to_be_bytes());
         batch.add(place.quarantined, 1);
-        let tag = live
-            .and_then(|bytes| record::decode::<Live>(&bytes).ok())
-            .map(|live| live.tag());
+        let tag = record::decode::<Live>(&live).ok().map(|live| live.tag());
         let queue = self.queue.clone();
         self.journal.submit(batch, move |result| {
             if let (Ok(()), Some(tag)) = (result, tag) {

@@ -28,6 +28,12 @@ pub struct Shown<'a> {
     next_attempt_at: Option<String>,
     attempts: u32,
     reordered: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<MessageId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    merged_into: Option<MessageId>,
+    #[serde(skip_serializing_if = "<[MessageId]>::is_empty")]
+    members: &'a [MessageId],
     reason: Option<&'a Reason>,
     receipts: Vec<Receipt<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,6 +74,7 @@ pub fn message<'a>(message: &'a Message, live: &'a Live) -> Shown<'a> {
             outcome: call.outcome,
         })
         .collect();
+    let merged = progress.state == State::Merged;
     Shown {
         id: message.id,
         state: progress.state,
@@ -83,6 +90,9 @@ pub fn message<'a>(message: &'a Message, live: &'a Live) -> Shown<'a> {
             .then(|| rfc3339(progress.due_ms)),
         attempts: progress.attempts,
         reordered: progress.reordered,
+        digest: live.digest.filter(|_| !merged),
+        merged_into: live.digest.filter(|_| merged),
+        members: &message.members,
         reason: progress.reason.as_ref(),
         receipts,
         content: None,

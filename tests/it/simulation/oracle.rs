@@ -6,6 +6,7 @@ use dingd::delivery::event::{Forwarding, Stored, TargetState};
 use dingd::delivery::id::MessageId;
 use dingd::delivery::record;
 use dingd::delivery::state::{Ambiguous, State};
+use dingd::dingtalk::message::Content;
 use dingd::journal::queue::seq_of;
 use dingd::journal::{Order, ReadError, Table, View};
 use dingd::outbound::{Live, Message as Kept, Route};
@@ -20,6 +21,7 @@ use super::world::Delivered;
 struct Store {
     events: BTreeMap<u64, (Stored, Forwarding)>,
     messages: BTreeMap<u64, (Kept, Live)>,
+    digests: BTreeMap<MessageId, (Kept, Live)>,
     /// Events and messages that have ended and were removed.
     purged: [u64; 2],
     faults: Vec<String>,
@@ -34,6 +36,7 @@ pub fn judge(simulation: &Simulation, life: &Life) -> Tally {
         Ok(mut store) => {
             store.callbacks(simulation);
             store.messages(simulation);
+            store.digests(simulation);
             store.order(simulation);
             store.outcomes(simulation);
             store.targets(simulation);
@@ -79,15 +82,25 @@ impl Store {
             rows(view, Table::InboxDone)?,
             &mut faults,
         );
-        let messages = zip(
+        let outbox = zip(
             rows(view, Table::OutboxPayload)?,
             rows(view, Table::OutboxLive)?,
             rows(view, Table::OutboxDone)?,
             &mut faults,
         );
+        let (mut messages, mut digests) = (BTreeMap::new(), BTreeMap::new());
+        for (seq, (kept, live)) in outbox {
+            let kept: Kept = kept;
+            if kept.members.is_empty() {
+                messages.insert(seq, (kept, live));
+            } else {
+                digests.insert(kept.id, (kept, live));
+            }
+        }
         Ok(Self {
             events,
             messages,
+            digests,
             purged: books.map(|books| books.purged),
             faults,
         })
@@ -182,8 +195,20 @@ impl Store {
             if live.id != kept.id || !state.is_terminal() || live.progress.finished_ms.is_none() {
                 wrong.push("has not ended");
             }
-            if sent && taken == 0 {
+            if state == State::Sent && taken == 0 {
                 wrong.push("was never taken");
+            }
+            let digest = live.digest.and_then(|id| self.digests.get(&id));
+            if state == State::Merged
+                && !digest.is_some_and(|(digest, live)| {
+                    live.progress.state == State::Sent && digest.members.contains(&kept.id)
+                })
+                && self.purged[1] == 0
+            {
+                wrong.push("is merged into nothing that was sent");
+            }
+            if state == State::Merged && (taken > 0 && live.progress.attempts > 0) {
+                wrong.push("was told twice");
             }
             // Who says hold or drop is never served twice.
             let once = live.ambiguous != Ambiguous::Retry && live.route == Route::Group;
@@ -228,6 +253,47 @@ impl Store {
             if !kept.contains(&id) && self.purged[1] == 0 {
                 self.faults
                     .push(format!("message {n} was accepted as {id} and is lost"));
+            }
+        }
+    }
+
+    /// Every digest has ended and says the truth; what is in one that arrived is in no other.
+    fn digests(&mut self, simulation: &Simulation) {
+        let outside = simulation.world.lock();
+        let ids: BTreeMap<_, _> = self
+            .messages
+            .values()
+            .map(|(kept, live)| (kept.id, live))
+            .collect();
+        for (digest, live) in self.digests.values() {
+            let state = live.progress.state;
+            let Content::Text(text) = &digest.content else {
+                self.faults.push(format!("{} is no text", digest.id));
+                continue;
+            };
+            if !state.is_terminal()
+                || state == State::Sent && !outside.digests.contains(&text.content)
+            {
+                self.faults.push(format!(
+                    "digest {} is {}, but: {live:?}",
+                    digest.id,
+                    state.label()
+                ));
+            }
+            let parts = digest.members.iter().filter_map(|id| ids.get(id));
+            let astray = parts.filter(|part| match state {
+                State::Sent => {
+                    part.progress.state != State::Merged || part.digest != Some(digest.id)
+                }
+                State::Unknown => part.progress.state != State::Unknown,
+                _ => part.digest == Some(digest.id),
+            });
+            for part in astray {
+                self.faults.push(format!(
+                    "digest {} is {}, in it {part:?}",
+                    digest.id,
+                    state.label()
+                ));
             }
         }
     }

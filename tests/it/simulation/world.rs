@@ -42,6 +42,8 @@ pub struct Outside {
     arrivals: BTreeMap<String, Vec<u64>>,
     /// How often DingTalk took the message of that number.
     pub taken: BTreeMap<u64, u32>,
+    /// What the digests said that it took.
+    pub digests: BTreeSet<String>,
     /// When its first call arrived, answered whatever.
     pub first_seen_ms: BTreeMap<u64, u64>,
     /// The bytes under each `msgUuid`: a repeat has the same.
@@ -133,6 +135,7 @@ impl World {
             token_until_ms: TOKEN_LIFE_MS,
             arrivals: BTreeMap::new(),
             taken: BTreeMap::new(),
+            digests: BTreeSet::new(),
             first_seen_ms: BTreeMap::new(),
             robot_bodies: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -243,7 +246,7 @@ impl World {
     /// The request is there: it is counted, done or refused.
     fn arrive(&self, request: &Request, kind: Kind) -> Reply {
         let now_ms = self.now_ms();
-        let number = marker(&request.body);
+        let number = marker(&request.body).filter(|_| digest(&request.body).is_none());
         let (reply, what) = {
             let mut outside = self.lock();
             outside.calls += 1;
@@ -303,6 +306,17 @@ fn marker(body: &[u8]) -> Option<u64> {
         .nth(1)?
         .parse()
         .ok()
+}
+
+/// What a digest says.
+fn digest(body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let text = match body["msgParam"].as_str() {
+        Some(param) => serde_json::from_str::<Value>(param).ok()?["content"].clone(),
+        None => body["text"]["content"].clone(),
+    };
+    let text = text.as_str()?;
+    text.contains("条告警").then(|| text.to_owned())
 }
 
 impl Outside {
@@ -470,7 +484,9 @@ impl Outside {
     }
 
     fn take(&mut self, request: &Request) {
-        if let Some(number) = marker(&request.body) {
+        if let Some(text) = digest(&request.body) {
+            self.digests.insert(text);
+        } else if let Some(number) = marker(&request.body) {
             *self.taken.entry(number).or_default() += 1;
         }
     }

@@ -1,0 +1,262 @@
+//! A storm becomes a digest: what waited too long in the lanes of one target goes out as one message.
+//!
+//! A digest is a message like any other, with the lane, limits and attempts of the one whose turn it was;
+//! what it says is fixed when it is made, which is when it is sent. From the commit that makes it, each
+//! message in it names it; from the commit that ends it, each is `merged`, or waits again.
+
+use super::send::{Left, Sender};
+use super::{Live, Message};
+use crate::delivery::id::MessageId;
+use crate::delivery::state::{Progress, State};
+use crate::delivery::verdict::Reason;
+use crate::delivery::{random, record};
+use crate::dingtalk::digest::{self, Fold, Item};
+use crate::dingtalk::message::{At, MENTIONS_MAX};
+use crate::egress::Permit;
+use crate::faults::point;
+use crate::journal::{Batch, ReadError};
+use crate::metrics;
+
+/// Who a digest comes from.
+const CLIENT: &str = "dingd";
+
+/// A message with its state; neither if its record is damaged.
+type Part = (u64, Option<(Message, Live)>);
+
+impl Sender {
+    /// Makes message `seq` of `parts`, which wait in one lane, and attempts it.
+    pub async fn attempt_digest(&self, seq: u64, parts: Vec<u64>, permit: Permit) -> Left {
+        let parts = match self.parts(parts).await {
+            Ok(parts) => parts,
+            Err(error) => {
+                tracing::error!(%error, "messages cannot be read now; they are tried again");
+                self.egress.give_back(permit);
+                return Left::Parts;
+            }
+        };
+        let mut folded = vec![];
+        for (part, both) in parts {
+            match both {
+                Some(both) => folded.push((part, both)),
+                None => drop(self.set_aside(part).await),
+            }
+        }
+        let [(_, lead), _, ..] = folded.as_slice() else {
+            self.egress.give_back(permit);
+            return Left::Parts;
+        };
+        let (message, live) = self.digest_of(seq, lead, &folded);
+        let mut batch = Batch::default();
+        let live = Live {
+            bytes: self.append_digest(&mut batch, seq, &message, &live),
+            ..live
+        };
+        for (part, (_, state)) in &mut folded {
+            state.digest = Some(message.id);
+            self.queue.update(&mut batch, *part, state);
+        }
+        point("digest.before");
+        if self.journal.commit(batch).await.is_err() {
+            // The process is about to end; nothing left.
+            self.egress.give_back(permit);
+            return Left::Parts;
+        }
+        point("digest.after");
+        self.queue.count(live.tag());
+        metrics::digest(folded.len());
+        tracing::info!(id = %message.id, messages = folded.len(), "messages that could not go out in time go as one digest");
+        self.attempt(seq, permit, false).await
+    }
+
+    fn append_digest(&self, batch: &mut Batch, seq: u64, message: &Message, live: &Live) -> u64 {
+        let payload = record::encode(message);
+        let bytes = payload.len() as u64;
+        let live = Live {
+            bytes,
+            ..live.clone()
+        };
+        self.queue.append(batch, seq, payload, &live);
+        bytes
+    }
+
+    fn digest_of(
+        &self,
+        seq: u64,
+        (lead, lead_live): &(Message, Live),
+        folded: &[(u64, (Message, Live))],
+    ) -> (Message, Live) {
+        let wall_ms = self.clock.wall_ms();
+        let items: Vec<_> = folded
+            .iter()
+            .map(|(_, (message, live))| Item {
+                accepted_ms: live.accepted_ms,
+                priority: live.priority,
+                merge_key: message.merge_key.as_deref(),
+                resolved: message.resolved,
+                content: &message.content,
+            })
+            .collect();
+        let language = self.settings.load().digest.map(|digest| digest.language);
+        let content = digest::digest(&items, lead_live.fold, language.unwrap_or_default());
+        let random = u16::try_from(random::number() & 0xffff).unwrap_or(0);
+        let message = Message {
+            id: MessageId::new(wall_ms, random, seq),
+            content,
+            at: mentioned(folded.iter().map(|(_, (message, _))| &message.at)),
+            merge_key: None,
+            resolved: false,
+            members: folded.iter().map(|(_, (message, _))| message.id).collect(),
+            client: CLIENT.to_owned(),
+            ..lead.clone()
+        };
+        let expires = folded.iter().map(|(_, (_, live))| live.expires_ms).min();
+        let live = Live {
+            id: message.id,
+            accepted_ms: wall_ms,
+            // With the first of them, which then is told of; the others wait again.
+            expires_ms: expires.unwrap_or(wall_ms),
+            progress: Progress::new(super::accept::calls(&message.to)),
+            fold: Fold::Never,
+            digest: None,
+            ..lead_live.clone()
+        };
+        (message, live)
+    }
+
+    /// Ends a digest, and with it what is in it, or lets that wait again.
+    pub(super) async fn conclude_digest(
+        &self,
+        seq: u64,
+        message: &Message,
+        live: Live,
+        mut batch: Batch,
+    ) -> Left {
+        let parts = message.members.iter().map(|id| id.seq()).collect();
+        let parts = match self.parts(parts).await {
+            Ok(parts) => parts,
+            Err(error) => {
+                tracing::error!(%error, "the messages of a digest cannot be read now");
+                vec![]
+            }
+        };
+        let ends = matches!(live.progress.state, State::Sent | State::Unknown);
+        let mut ended = vec![];
+        for (part, both) in parts {
+            match both {
+                // Somebody ended it, or it is in another digest: not ours any more.
+                Some((_, state)) if state.digest != Some(message.id) => {}
+                Some((kept, mut state)) if ends => {
+                    merge(&mut state, &live, self.clock.wall_ms());
+                    self.queue.finish(&mut batch, part, &state);
+                    let told = self.outcomes.append(&mut batch, &kept, &state);
+                    ended.push((state, told));
+                }
+                Some((_, mut state)) => {
+                    state.digest = None;
+                    state.fold = Fold::Never;
+                    self.queue.update(&mut batch, part, &state);
+                }
+                None if ends => drop(self.set_aside(part).await),
+                None => {}
+            }
+        }
+        self.queue.finish(&mut batch, seq, &live);
+        let (queue, outcomes) = (self.queue.clone(), self.outcomes.clone());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.journal.submit(batch, move |result| {
+            point("settle.after");
+            if result.is_ok() {
+                queue.finished(live.tag());
+                for (state, outcome) in ended {
+                    queue.finished(state.tag());
+                    outcomes.appended(outcome);
+                    state.report_end();
+                }
+            }
+            if tell.send(()).is_err() {
+                tracing::debug!("nobody waits for the end of a digest");
+            }
+        });
+        if ends {
+            return Left::Finished;
+        }
+        // What they will read must be on disk before they have their turn.
+        drop(told.await);
+        Left::Parts
+    }
+
+    /// Reads messages under way, as many as are still there.
+    async fn parts(&self, parts: Vec<u64>) -> Result<Vec<Part>, ReadError> {
+        let place = self.queue.place();
+        let read = self.journal.read(move |view| {
+            let mut read = vec![];
+            for part in parts {
+                let key = part.to_be_bytes();
+                let Some(live) = view.get(place.live, &key)? else {
+                    continue;
+                };
+                let message = view.get(place.payload, &key)?;
+                let message = message.and_then(|bytes| record::decode::<Message>(&bytes).ok());
+                read.push((part, message.zip(record::decode::<Live>(&live).ok())));
+            }
+            Ok(read)
+        });
+        read.await
+    }
+}
+
+/// A message ends as its digest did.
+fn merge(part: &mut Live, digest: &Live, wall_ms: u64) {
+    if digest.progress.state == State::Unknown {
+        let reason = Reason::new(
+            "outcome_unknown",
+            format!("nobody knows whether digest {} arrived", digest.id),
+            "合并消息的结果未知：请在群内核对，再用 dingd dead replay 重发。",
+            "Look into the chat for the digest, then use dingd dead replay.",
+        );
+        part.progress.end(State::Unknown, Some(reason), wall_ms);
+    } else {
+        part.progress.end(State::Merged, None, wall_ms);
+        part.progress.reason = None;
+    }
+    part.progress.due_ms = 0;
+}
+
+/// Everybody that one of them mentions, as far as DingTalk takes them.
+fn mentioned<'a>(all: impl Iterator<Item = &'a At>) -> At {
+    let mut union = At::default();
+    let mut left = MENTIONS_MAX;
+    for at in all {
+        union.all |= at.all;
+        for (into, names) in [
+            (&mut union.users, &at.users),
+            (&mut union.mobiles, &at.mobiles),
+        ] {
+            for name in names {
+                if left > 0 && !into.contains(name) {
+                    into.push(name.clone());
+                    left -= 1;
+                }
+            }
+        }
+    }
+    union
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_mentions_everybody_once_and_no_more_than_dingtalk_takes() {
+        let at = |users: &[&str], all| At {
+            users: users.iter().map(|user| (*user).to_owned()).collect(),
+            mobiles: vec![],
+            all,
+        };
+        let union = mentioned([at(&["a", "b"], false), at(&["b", "c"], true)].iter());
+        assert_eq!(union, at(&["a", "b", "c"], true));
+        let many: Vec<_> = (0..99).map(|n| at(&[&format!("u{n}")], false)).collect();
+        assert_eq!(mentioned(many.iter()).users.len(), MENTIONS_MAX);
+    }
+}
