@@ -52,6 +52,13 @@ impl Timeline {
         self.broken += usize::from(!held);
     }
 
+    /// What people see in the chat.
+    pub(super) fn show(&self, text: &str) {
+        for line in text.lines() {
+            self.line(&format!("              │ {}", self.paint("36", line)));
+        }
+    }
+
     /// The summary; returns whether every promise held.
     pub(super) fn finish(&self) -> bool {
         let (count, seconds) = (self.steps.len(), self.seconds());
