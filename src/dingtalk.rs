@@ -1,7 +1,8 @@
 //! ── pure ── DingTalk's wire: what its bytes mean and which bytes it expects.
 //!
 //! [`signature`] and [`envelope`] open callbacks and seal replies · [`event`] what a callback says ·
-//! [`message`] what we send · [`digest`] many messages in one · [`answer`] what an answer means.
+//! [`message`] what we send · [`split`] what is too long for one · [`digest`] many in one · [`answer`]
+//! what an answer means.
 //!
 //! Names no runtime, no network, no engine and no clock: bytes and `now` come in, values go out.
 
@@ -11,3 +12,4 @@ pub mod envelope;
 pub mod event;
 pub mod message;
 pub mod signature;
+pub mod split;
