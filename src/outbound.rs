@@ -15,6 +15,7 @@ pub mod send;
 pub mod settle;
 pub mod show;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -123,6 +124,9 @@ pub struct Message {
     /// Whether it says that what it is about is over.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resolved: bool,
+    /// The texts in which it is sent, if its own is too large for one call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
     /// Of a digest: the messages that are in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MessageId>,
@@ -173,6 +177,22 @@ pub enum Route {
     People,
     /// A custom robot's webhook.
     Webhook,
+}
+
+impl Message {
+    /// Calls for one target: one, or one for each part.
+    pub fn calls_per_target(&self) -> usize {
+        self.parts.len().max(1)
+    }
+
+    /// What call `index` says, and which part of the whole that is.
+    pub fn part(&self, index: usize) -> (Cow<'_, Content>, usize) {
+        let part = index % self.calls_per_target();
+        match self.parts.get(part) {
+            Some(text) => (Cow::Owned(self.content.with_text(text)), part),
+            None => (Cow::Borrowed(&self.content), part),
+        }
+    }
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -46,6 +46,7 @@ pub(crate) fn message(seq: u64, lanes: u64, wall_ms: u64) -> (Vec<u8>, Live) {
         cool_app_code: None,
         merge_key: None,
         resolved: false,
+        parts: vec![],
         members: vec![],
         client: "bench".to_owned(),
     };

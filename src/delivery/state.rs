@@ -291,12 +291,20 @@ impl Progress {
         }
     }
 
-    /// The call to make next: the pending one that was tried least.
-    pub fn next_call(&self) -> Option<usize> {
+    /// The call to make next: the pending one that was tried least. Each target has `parts` calls, which
+    /// are made in their order.
+    pub fn next_call(&self, parts: usize) -> Option<usize> {
+        let is_pending = |call: &Call| call.outcome == CallOutcome::Pending;
+        let follows_pending = |index: usize| {
+            let before = index
+                .checked_sub(1)
+                .and_then(|before| self.calls.get(before));
+            !index.is_multiple_of(parts) && before.is_some_and(is_pending)
+        };
         self.calls
             .iter()
             .enumerate()
-            .filter(|(_, call)| call.outcome == CallOutcome::Pending)
+            .filter(|(index, call)| is_pending(call) && !follows_pending(*index))
             .min_by_key(|(_, call)| call.attempts)
             .map(|(index, _)| index)
     }
@@ -625,6 +633,21 @@ mod tests {
     }
 
     #[test]
+    fn the_parts_of_a_message_go_in_their_order_to_each_target() {
+        let mut progress = Progress::new(vec![Call::to(vec![]); 4]);
+        let sent = Verdict::Sent { handle: None };
+        let mut order = vec![];
+        while let Some(index) = progress.next_call(2) {
+            order.push(index);
+            progress.depart(index);
+            let first = order.len() == 1;
+            let busy = Verdict::Retry(reason());
+            progress.settle(if first { &busy } else { &sent }, Ambiguous::Retry, false);
+        }
+        assert_eq!(order, [0, 2, 3, 0, 1], "the second target need not wait");
+    }
+
+    #[test]
     fn a_message_is_sent_when_one_of_its_calls_was() {
         let mut progress =
             Progress::new(vec![Call::to(vec!["a".into()]), Call::to(vec!["b".into()])]);
@@ -633,7 +656,7 @@ mod tests {
             progress.settle(&Verdict::Dead(reason()), Ambiguous::Retry, false),
             Next::Soon
         );
-        assert_eq!(progress.next_call(), Some(1));
+        assert_eq!(progress.next_call(1), Some(1));
         progress.depart(1);
         let sent = Verdict::Sent { handle: None };
         assert_eq!(

@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::split;
+
 /// DingTalk's limit for `msgParam` (outbound.md §2.1).
 pub const MSG_PARAM_BYTES_MAX: usize = 15_000;
 /// DingTalk's limit for a webhook's body (outbound.md §3.1).
@@ -140,6 +142,64 @@ impl At {
 }
 
 impl Content {
+    /// The texts of the numbered parts in which the enterprise robot sends this; none if one message
+    /// takes it as it is. An error if it cannot be sent at all.
+    pub fn parts_for_enterprise_robot(&self) -> Result<Vec<String>, Unfit> {
+        let bytes = |content: &Self| {
+            let rendered = content.for_enterprise_robot()?;
+            Ok(rendered.msg_param.len())
+        };
+        self.parts(MSG_PARAM_BYTES_MAX, bytes)
+    }
+
+    /// As [`Self::parts_for_enterprise_robot`], for a custom robot. Mentions go with the first part.
+    pub fn parts_for_webhook(&self, at: &At) -> Result<Vec<String>, Unfit> {
+        let bytes = |content: &Self| {
+            let rendered = content.for_webhook(at)?;
+            Ok(Value::Object(rendered).to_string().len() + MSG_UUID_MEMBER_BYTES)
+        };
+        self.parts(WEBHOOK_BODY_BYTES_MAX, bytes)
+    }
+
+    /// This with another text; only texts and markdown have one that may be cut.
+    #[must_use]
+    pub fn with_text(&self, text: &str) -> Self {
+        let mut other = self.clone();
+        match &mut other {
+            Self::Text(content) => text.clone_into(&mut content.content),
+            Self::Markdown(content) => text.clone_into(&mut content.text),
+            Self::Link(_) | Self::ActionCard(_) | Self::Raw(_) => {}
+        }
+        other
+    }
+
+    fn parts(
+        &self,
+        bytes_max: usize,
+        bytes: impl Fn(&Self) -> Result<usize, Unfit>,
+    ) -> Result<Vec<String>, Unfit> {
+        let too_large = match bytes(self) {
+            Ok(_) => return Ok(vec![]),
+            Err(unfit) if unfit.slug == TOO_LARGE => unfit,
+            Err(unfit) => return Err(unfit),
+        };
+        let (kind, text) = match self {
+            Self::Text(text) => (split::Kind::Text, &text.content),
+            Self::Markdown(markdown) => (split::Kind::Markdown, &markdown.text),
+            Self::Link(_) | Self::ActionCard(_) | Self::Raw(_) => return Err(too_large),
+        };
+        // All but the text, which is one byte here.
+        let around = bytes(&self.with_text("x"))? - 1;
+        let parts = split::split(text, kind, bytes_max.saturating_sub(around));
+        parts.ok_or_else(|| Unfit {
+            problem: format!(
+                "does not fit into {} messages of DingTalk's size; shorten it",
+                split::PARTS_MAX
+            ),
+            ..too_large
+        })
+    }
+
     /// The name in digests and metrics.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -397,9 +457,11 @@ fn fitting(msg_key: String, msg_param: String) -> Result<Template, Unfit> {
     Ok(Template { msg_key, msg_param })
 }
 
+const TOO_LARGE: &str = "content_too_large";
+
 fn too_large(member: &str, bytes: usize, bytes_max: usize) -> Unfit {
     unfit(
-        "content_too_large",
+        TOO_LARGE,
         member,
         format!("{bytes} bytes for DingTalk, which takes at most {bytes_max}; shorten the text"),
     )

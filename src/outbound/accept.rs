@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::request::Asked;
 use super::send::not_linked;
 use super::settle::Outcomes;
-use super::{Live, Route, Settings, To};
+use super::{Live, Message, Route, Settings, To};
 use crate::clock::Clock;
 use crate::delivery::id::{MessageId, digest, short_digest};
 use crate::delivery::state::{
@@ -189,7 +189,7 @@ impl Outbox {
             bytes: payload.len() as u64,
             ambiguous,
             route,
-            progress: Progress::new(calls(&message.to)),
+            progress: Progress::new(calls(&message)),
             fold: fold(&message.content, priority, ambiguous),
             digest: None,
         };
@@ -340,10 +340,15 @@ fn fold(content: &Content, priority: Priority, ambiguous: Ambiguous) -> Fold {
     }
 }
 
-/// One call for a group, one for every twenty people.
-pub(super) fn calls(to: &To) -> Vec<Call> {
+/// One call for a group, one for every twenty people; for each part one.
+pub(super) fn calls(message: &Message) -> Vec<Call> {
+    calls_in_parts(&message.to, message.calls_per_target())
+}
+
+fn calls_in_parts(to: &To, parts: usize) -> Vec<Call> {
+    let each_part = |target: Vec<String>| vec![Call::to(target); parts];
     match to {
-        To::Chat(_) | To::Robot(_) => vec![Call::to(vec![])],
+        To::Chat(_) | To::Robot(_) => each_part(vec![]),
         To::Users(people) | To::Accounts(people) => {
             // Named twice is meant once.
             let mut seen = std::collections::HashSet::new();
@@ -353,7 +358,7 @@ pub(super) fn calls(to: &To) -> Vec<Call> {
                 .cloned()
                 .collect();
             once.chunks(USERS_PER_CALL)
-                .map(|chunk| Call::to(chunk.to_vec()))
+                .flat_map(|chunk| each_part(chunk.to_vec()))
                 .collect()
         }
     }
@@ -377,11 +382,12 @@ mod tests {
     fn people_are_split_into_calls_of_twenty_without_repeats() {
         let mut people: Vec<_> = (0..45).map(|n| format!("u{n}")).collect();
         people.push("u0".into());
-        let sizes: Vec<_> = calls(&To::Users(people))
-            .iter()
-            .map(|c| c.recipients.len())
-            .collect();
-        assert_eq!(sizes, [20, 20, 5]);
+        let sizes = |parts| -> Vec<_> {
+            let calls = calls_in_parts(&To::Users(people.clone()), parts);
+            calls.iter().map(|c| c.recipients.len()).collect()
+        };
+        assert_eq!(sizes(1), [20, 20, 5]);
+        assert_eq!(sizes(2), [20, 20, 20, 20, 5, 5]);
     }
 
     #[test]

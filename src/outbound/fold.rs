@@ -105,6 +105,7 @@ impl Sender {
             at: mentioned(folded.iter().map(|(_, (message, _))| &message.at)),
             merge_key: None,
             resolved: false,
+            parts: vec![],
             members: folded.iter().map(|(_, (message, _))| message.id).collect(),
             client: CLIENT.to_owned(),
             ..lead.clone()
@@ -115,7 +116,7 @@ impl Sender {
             accepted_ms: wall_ms,
             // With the first of them, which then is told of; the others wait again.
             expires_ms: expires.unwrap_or(wall_ms),
-            progress: Progress::new(super::accept::calls(&message.to)),
+            progress: Progress::new(super::accept::calls(&message)),
             fold: Fold::Never,
             digest: None,
             ..lead_live.clone()

@@ -127,7 +127,7 @@ fn check(
         None => longest_ms,
     };
     let (route, app, cool_app_code) = route(&body, settings, chats)?;
-    let message = Message {
+    let mut message = Message {
         id: MessageId::new(0, 0, 0),
         app: app.map_or_else(String::new, |app| app.name.clone()),
         robot_code: app.map_or_else(String::new, |app| app.robot_code.clone()),
@@ -137,12 +137,13 @@ fn check(
         at: body.at,
         merge_key: body.merge_key,
         resolved: body.status == Some(Status::Resolved),
+        parts: vec![],
         members: vec![],
         client: client.name.clone(),
     };
     // What cannot be rendered now never can be.
-    let rendered = match route {
-        Route::Webhook => message.content.for_webhook(&message.at).map(|_| ()),
+    let parts = match route {
+        Route::Webhook => message.content.parts_for_webhook(&message.at),
         Route::Group | Route::People if !message.at.is_empty() => {
             return Err(Problem::new(
                 422,
@@ -155,9 +156,9 @@ fn check(
                 "Use a custom robot (to.robot) or a card to mention people.",
             ));
         }
-        Route::Group | Route::People => message.content.for_enterprise_robot().map(|_| ()),
+        Route::Group | Route::People => message.content.parts_for_enterprise_robot(),
     };
-    rendered.map_err(|unfit| unfit_problem(&unfit))?;
+    message.parts = parts.map_err(|unfit| unfit_problem(&unfit))?;
     Ok(Asked {
         message,
         route,

@@ -20,7 +20,7 @@ use crate::delivery::verdict::{Reason, Verdict};
 use crate::delivery::{random, record};
 use crate::dingtalk::answer::Api;
 use crate::dingtalk::envelope::percent_encode;
-use crate::dingtalk::message::Unfit;
+use crate::dingtalk::message::{At, Unfit};
 use crate::dingtalk::signature;
 use crate::egress::call::Request;
 use crate::egress::charge::ChargeId;
@@ -134,7 +134,7 @@ impl Sender {
             }
         };
         live.progress.reordered |= reordered;
-        let Some(index) = live.progress.next_call() else {
+        let Some(index) = live.progress.next_call(message.calls_per_target()) else {
             self.egress.give_back(permit);
             return self.conclude(seq, &message, live, Batch::default()).await;
         };
@@ -264,13 +264,11 @@ impl Sender {
         index: usize,
         token: Option<Secret>,
     ) -> Result<Request, Reason> {
+        let (content, _) = message.part(index);
         let (path, body) = match &message.to {
-            To::Robot(name) => self.webhook(message, name)?,
+            To::Robot(name) => self.webhook(message, name, index)?,
             To::Chat(chat) => {
-                let template = message
-                    .content
-                    .for_enterprise_robot()
-                    .map_err(|e| unfit(&e))?;
+                let template = content.for_enterprise_robot().map_err(|e| unfit(&e))?;
                 let mut body = json!({"msgKey": template.msg_key, "msgParam": template.msg_param,
                     "openConversationId": chat, "robotCode": message.robot_code});
                 if let (Some(code), Some(members)) = (&message.cool_app_code, body.as_object_mut())
@@ -282,10 +280,7 @@ impl Sender {
             // An account's id is not a DingTalk userid; sent there it might reach a stranger.
             To::Accounts(_) => return Err(not_linked()),
             To::Users(_) => {
-                let template = message
-                    .content
-                    .for_enterprise_robot()
-                    .map_err(|e| unfit(&e))?;
+                let template = content.for_enterprise_robot().map_err(|e| unfit(&e))?;
                 let users = live
                     .progress
                     .calls
@@ -305,7 +300,12 @@ impl Sender {
     }
 
     /// Signed at the moment of sending: the signature is worth an hour, a message may wait longer.
-    fn webhook(&self, message: &Message, name: &str) -> Result<(String, Value), Reason> {
+    fn webhook(
+        &self,
+        message: &Message,
+        name: &str,
+        index: usize,
+    ) -> Result<(String, Value), Reason> {
         let settings = self.settings.load();
         let robot = settings.robots.get(name).ok_or_else(|| {
             Reason::new(
@@ -327,11 +327,12 @@ impl Sender {
                 percent_encode(&sign)
             ));
         }
-        let mut body = message
-            .content
-            .for_webhook(&message.at)
-            .map_err(|e| unfit(&e))?;
-        body.insert("msgUuid".to_owned(), json!(message.id.msg_uuid(0)));
+        let (content, part) = message.part(index);
+        // Nobody is called twice for one message.
+        let nobody = At::default();
+        let at = if part == 0 { &message.at } else { &nobody };
+        let mut body = content.for_webhook(at).map_err(|e| unfit(&e))?;
+        body.insert("msgUuid".to_owned(), json!(message.id.msg_uuid(part)));
         Ok((path, Value::Object(body)))
     }
 

@@ -32,6 +32,8 @@ pub struct Shown<'a> {
     digest: Option<MessageId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     merged_into: Option<MessageId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parts: Option<usize>,
     #[serde(skip_serializing_if = "<[MessageId]>::is_empty")]
     members: &'a [MessageId],
     reason: Option<&'a Reason>,
@@ -92,6 +94,7 @@ pub fn message<'a>(message: &'a Message, live: &'a Live) -> Shown<'a> {
         reordered: progress.reordered,
         digest: live.digest.filter(|_| !merged),
         merged_into: live.digest.filter(|_| merged),
+        parts: (!message.parts.is_empty()).then_some(message.parts.len()),
         members: &message.members,
         reason: progress.reason.as_ref(),
         receipts,

@@ -30,6 +30,7 @@ mod process;
 mod requests;
 mod seeded;
 mod simulation;
+mod splitting;
 mod store;
 mod support;
 mod tokens;
