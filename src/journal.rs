@@ -60,6 +60,7 @@
 
 pub mod aged;
 pub mod copy;
+pub mod dead;
 pub mod disk;
 mod engine;
 mod log;

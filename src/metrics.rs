@@ -94,6 +94,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("dingd_dead_letters_total", "Messages and events given up."),
     (
+        "dingd_dead_letters_evicted_total",
+        "Dead letters removed before their time because they took too much of the disk.",
+    ),
+    (
         "dingd_breaker_transitions_total",
         "Changes of a destination's breaker.",
     ),
@@ -127,6 +131,11 @@ const GAUGES: &[(&str, &str)] = &[
     ),
     ("dingd_queue_messages", "Messages or events under way."),
     ("dingd_queue_bytes", "Bytes under way."),
+    ("dingd_dead_letter_messages", "Dead letters kept."),
+    (
+        "dingd_dead_letter_bytes",
+        "About how much of the disk dead letters take.",
+    ),
     (
         "dingd_queue_oldest_timestamp_seconds",
         "When the oldest message under way was accepted; 0 = none.",
@@ -334,10 +343,23 @@ pub fn finished(
         .increment(1);
     emit!(histogram, "dingd_delivery_latency_seconds", "direction" => direction, "priority" => priority.label())
         .record(float(latency_ms) / 1e3);
-    if state == "dead" {
-        emit!(counter, "dingd_dead_letters_total", "direction" => direction, "reason" => reason.to_owned())
-            .increment(1);
-    }
+}
+
+/// A message or event became a dead letter.
+pub fn dead_letter(direction: &'static str, reason: &str) {
+    emit!(counter, "dingd_dead_letters_total", "direction" => direction, "reason" => reason.to_owned())
+        .increment(1);
+}
+
+/// Dead letters were removed because they took too much of the disk.
+pub fn dead_letters_evicted(direction: &'static str, letters: u64) {
+    emit!(counter, "dingd_dead_letters_evicted_total", "direction" => direction).increment(letters);
+}
+
+/// How many dead letters there are, and about how much they take.
+pub fn dead_letters(direction: &'static str, letters: usize, bytes: u64) {
+    emit!(gauge, "dingd_dead_letter_messages", "direction" => direction).set(float(letters as u64));
+    emit!(gauge, "dingd_dead_letter_bytes", "direction" => direction).set(float(bytes));
 }
 
 /// The head of a lane stepped aside.

@@ -518,6 +518,7 @@ fn keep(root: &Section<'_>) -> Keep {
     let keep = Keep {
         finished_ms: section.seconds_ms("keep_finished_s", 7 * 86_400_000),
         dead_ms: section.seconds_ms("keep_dead_s", 30 * 86_400_000),
+        dead_bytes_max: section.number("dead_bytes_max", 0..=1 << 50, 1 << 30),
     };
     section.finish();
     keep

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use super::dead::Index;
 use super::{Batch, Counter, Order, ReadError, Table, View};
 use crate::delivery::record;
 use crate::delivery::state::{Priority, Tag};
@@ -75,6 +76,7 @@ pub struct Queue<S> {
     worker: mpsc::UnboundedSender<Appended<S>>,
     counts: Mutex<Counts>,
     upkeep: tokio::sync::Mutex<()>,
+    dead: Index,
 }
 
 #[derive(Debug, Default)]
@@ -188,6 +190,7 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
             worker,
             counts: Mutex::new(Counts::default()),
             upkeep: tokio::sync::Mutex::new(()),
+            dead: Index::default(),
         };
         Ok((queue, entries))
     }
@@ -283,6 +286,16 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
     pub fn reopen(&self, batch: &mut Batch, seq: u64, state: &S) {
         batch.delete(self.place.done, seq.to_be_bytes());
         batch.put(self.place.live, seq.to_be_bytes(), record::encode(state));
+    }
+
+    /// Replaces the state of a finished entry that stays finished. Nothing is counted anew.
+    pub fn amend(&self, batch: &mut Batch, seq: u64, state: &S) {
+        batch.put(self.place.done, seq.to_be_bytes(), record::encode(state));
+    }
+
+    /// Which finished entries are dead letters.
+    pub fn dead(&self) -> &Index {
+        &self.dead
     }
 
     /// Removes a finished entry for good. Only for entries that are surely finished.

@@ -21,6 +21,8 @@ pub struct Keep {
     pub finished_ms: u64,
     /// Dead letters, in milliseconds.
     pub dead_ms: u64,
+    /// Dead letters may take this much of the disk; critical ones are kept all the same.
+    pub dead_bytes_max: u64,
 }
 
 /// How an entry ended.
@@ -75,7 +77,7 @@ impl Retention {
                         .and_then(|(state, _)| record::decode::<S>(state));
                     if let Ok(state) = state {
                         if over(&state) {
-                            old.push(seq_of(key));
+                            old.push((seq_of(key), ended(&state)));
                         }
                         // Those behind were accepted later. The few that ended sooner than this one
                         // are found when it is old itself.
@@ -98,13 +100,19 @@ impl Retention {
         };
         self.next.store(next, Ordering::Relaxed);
         let mut batch = Batch::default();
-        for seq in &old {
+        for (seq, _) in &old {
             queue.purge(&mut batch, *seq);
         }
         if !batch.is_empty() {
             point("purge.before");
             if journal.commit(batch).await.is_err() {
                 tracing::warn!("old entries could not be removed");
+                return 0;
+            }
+            for (seq, ended) in &old {
+                if let Some(Ended { at_ms, dead: true }) = ended {
+                    queue.dead().remove((*at_ms, *seq));
+                }
             }
             point("purge.after");
         }

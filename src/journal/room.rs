@@ -21,6 +21,7 @@ struct Inner {
     enough: AtomicBool,
     writable: AtomicBool,
     free_bytes: AtomicU64,
+    total_bytes: AtomicU64,
 }
 
 impl Room {
@@ -33,6 +34,7 @@ impl Room {
             enough: yes(),
             writable: yes(),
             free_bytes: AtomicU64::new(0),
+            total_bytes: AtomicU64::new(0),
         };
         let room = Self(Arc::new(inner));
         room.measure();
@@ -56,6 +58,11 @@ impl Room {
         self.0.free_bytes.load(Ordering::Relaxed)
     }
 
+    /// Size of the file system at the last measurement.
+    pub fn total_bytes(&self) -> u64 {
+        self.0.total_bytes.load(Ordering::Relaxed)
+    }
+
     /// Measures; a system call, quick enough for anywhere.
     pub fn measure(&self) {
         match rustix::fs::statvfs(&self.0.dir) {
@@ -65,6 +72,7 @@ impl Room {
                 let writable = !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
                 self.0.writable.store(writable, Ordering::Relaxed);
                 self.0.free_bytes.store(free, Ordering::Relaxed);
+                self.0.total_bytes.store(total, Ordering::Relaxed);
                 let enough = writable && free >= FLOOR_BYTES.min(total / 20);
                 if self.0.enough.swap(enough, Ordering::Relaxed) != enough {
                     tracing::warn!(
