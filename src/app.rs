@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::dead::Dead;
 use crate::admin::door::Door as AdminDoor;
+use crate::admin::quota::Quota;
 use crate::admin::socket::{BACKUP_PREFIX, Books, Socket};
 use crate::cache::store::Store;
 use crate::cache::token::Tokens;
@@ -145,6 +146,7 @@ struct Parts {
     corps: Arc<ArcSwap<HashMap<String, String>>>,
     keep: Arc<ArcSwap<Keep>>,
     retention: Arc<(Retention, Retention)>,
+    quota: Arc<Quota>,
     tls: DoorTls,
     fixed: Fixed,
 }
@@ -425,6 +427,14 @@ impl Parts {
             clock,
             pending: Arc::new(Pending::default()),
         });
+        let quota = Arc::new(Quota {
+            journal: stored.journal.clone(),
+            inbox: stored.inbox.clone(),
+            outbox: stored.outbox.clone(),
+            room: room.clone(),
+            clock,
+            said: std::sync::Mutex::default(),
+        });
         let outbox = Arc::new(Outbox {
             settings: Arc::new(ArcSwap::from_pointee(config.outbound)),
             queue: stored.outbox,
@@ -455,6 +465,7 @@ impl Parts {
             corps,
             keep: Arc::new(ArcSwap::from_pointee(config.keep)),
             retention: Arc::default(),
+            quota,
             tls,
             fixed,
         }
@@ -504,7 +515,7 @@ impl Parts {
         let dead = Arc::new(Dead {
             journal: self.journal.clone(),
             inbox: inbox.queue.clone(),
-            outbox: self.outbox.queue.clone(),
+            outbox: self.outbox.clone(),
             clock: self.clock,
         });
         let socket = Socket {
@@ -597,6 +608,7 @@ impl Parts {
             second += 1;
             notify(&[sd_notify::NotifyState::Watchdog]);
             self.check_room();
+            self.quota.report(&self.health);
             if second.is_multiple_of(5) {
                 metrics::upkeep(&metrics::install());
                 self.egress.sweep();
@@ -630,8 +642,14 @@ impl Parts {
     /// What waits for DingTalk or for the disk: renewing tokens, forgetting and removing what is old. A
     /// task of its own, because the watchdog must wait for neither.
     async fn upkeep(self, drain: Drain) {
+        if let Err(error) = self.quota.load().await {
+            tracing::warn!(%error, "dead letters cannot be counted now");
+        }
         let round = async || {
-            tokio::time::sleep(Duration::from_secs(30)).await;
+            for _ in 0..6 {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                self.enforce_quota().await;
+            }
             self.upkeep_round().await;
         };
         while !drain.is_stopping() {
@@ -646,6 +664,12 @@ impl Parts {
         self.tokens.renew().await;
         self.forget().await;
         self.purge().await;
+        self.enforce_quota().await;
+    }
+
+    async fn enforce_quota(&self) {
+        let bytes_max = self.keep.load().dead_bytes_max;
+        self.quota.enforce(bytes_max).await;
     }
 
     async fn forget(&self) {

@@ -1,9 +1,10 @@
 //! HTTP/1.1, both ways, with a limit on everything.
 //!
 //! [`listen`] a door: accept, TLS, bounded requests, graceful end · [`tls`] certificates that are
-//! re-read · [`problem`] refusals that a program and a person understand · [`transport`] calls out,
-//! knowing whether a failed request may have reached the other side.
+//! re-read · [`problem`] refusals that a program and a person understand · [`audit`] who changed what ·
+//! [`transport`] calls out, knowing whether a failed request may have reached the other side.
 
+pub mod audit;
 pub mod listen;
 pub mod problem;
 pub mod tls;

@@ -1,5 +1,5 @@
 //! The operator's door: a unix socket that only root and the daemon's own user can use. It has the
-//! routes of the API without a token, with contents shown, and dead letters beside.
+//! routes of the API without a token, with contents shown, and the dead letters of both directions.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::dead::Dead;
 use crate::delivery::state::Priority;
 use crate::health::Health;
+use crate::http::audit::{Who, audited};
 use crate::http::listen::Request;
 use crate::http::problem::{self, Answer, Problem};
 use crate::inbound::accept::Inbox;
@@ -19,7 +20,8 @@ use crate::journal::Journal;
 use crate::journal::queue::Queue;
 use crate::journal::room::Room;
 use crate::metrics;
-use crate::outbound::receive::{Api, Query};
+use crate::outbound::dead::filter::Filter;
+use crate::outbound::receive::{Api, Query, dead_query};
 use crate::outbound::{Client, Live};
 use crate::secret::Secret;
 
@@ -94,6 +96,7 @@ impl Books {
 fn report<S: serde::Serialize + serde::de::DeserializeOwned>(queue: &Queue<S>) {
     let direction = queue.place().direction;
     metrics::queue(direction, queue.messages_by_priority(), queue.bytes());
+    metrics::dead_letters(direction, queue.dead().len(), queue.dead().bytes());
     for (priority, wall_ms) in Priority::ALL.into_iter().zip(queue.oldest_by_priority()) {
         metrics::queue_oldest(direction, priority, wall_ms);
     }
@@ -108,12 +111,18 @@ impl Socket {
             (&Method::GET, ["v1", "status"]) => Ok(self.status().await),
             (&Method::GET, ["v1", "dead"]) => self.list_dead(&request).await,
             (&Method::GET, ["v1", "dead", id]) => self.dead.show(id).await,
-            (&Method::DELETE, ["v1", "dead", id]) => self.dead.purge(id).await,
-            (&Method::POST, ["v1", "dead", id, "replay"]) => self.dead.replay(id).await,
-            (&Method::POST, ["v1", "backup"]) => self.back_up().await,
-            (_, ["v1", "dead" | "status" | "backup", ..]) => {
-                Err(Problem::method_not_allowed("GET, DELETE or POST …/replay"))
+            (&Method::DELETE, ["v1", "dead", id]) => self.purge(id).await,
+            (&Method::POST, ["v1", "dead", "replay"]) => self.bulk(&request, "replay").await,
+            (&Method::POST, ["v1", "dead", "purge"]) => self.bulk(&request, "purge").await,
+            (&Method::POST, ["v1", "dead", id, "replay"]) => self.replay(id).await,
+            (&Method::POST, ["v1", "backup"]) => {
+                let socket = self.clone();
+                let work = async move { socket.back_up().await };
+                audited(&Who::Operator, "backup", "", ToString::to_string, work).await
             }
+            (_, ["v1", "dead" | "status" | "backup", ..]) => Err(Problem::method_not_allowed(
+                "GET, DELETE, POST …/replay or POST …/purge",
+            )),
             _ => {
                 let operator = Client {
                     name: "operator".to_owned(),
@@ -131,8 +140,34 @@ impl Socket {
     }
 
     async fn list_dead(&self, request: &Request) -> Result<Value, Problem> {
-        let limit = Query::parse(request, &["limit"])?.limit()?;
-        self.dead.list(limit).await
+        let (filter, cursor, limit) = dead_query(request)?;
+        self.dead.list(filter, cursor, limit).await
+    }
+
+    async fn replay(&self, id: &str) -> Result<Value, Problem> {
+        let (dead, wanted) = (self.dead.clone(), id.to_owned());
+        let work = async move { dead.replay(&wanted).await };
+        audited(&Who::Operator, "replay", id, ToString::to_string, work).await
+    }
+
+    async fn purge(&self, id: &str) -> Result<Value, Problem> {
+        let (dead, wanted) = (self.dead.clone(), id.to_owned());
+        let work = async move { dead.purge(&wanted).await };
+        audited(&Who::Operator, "purge", id, ToString::to_string, work).await
+    }
+
+    async fn bulk(&self, request: &Request, what: &'static str) -> Result<Value, Problem> {
+        let known = [&Filter::PARAMETERS[..], &["all"]].concat();
+        let filter = Filter::of_bulk(&Query::parse(request, &known)?)?;
+        let dead = self.dead.clone();
+        let work = async move {
+            match what {
+                "purge" => dead.purge_all(filter).await,
+                _ => dead.replay_all(filter).await,
+            }
+        };
+        let about = request.head.uri.query().unwrap_or_default();
+        audited(&Who::Operator, what, about, ToString::to_string, work).await
     }
 
     /// Makes a backup in the state directory, from where the command that asked fetches it.
@@ -166,6 +201,8 @@ impl Socket {
             "unready": snapshot.unready, "degraded": snapshot.degraded,
             "conservation_mismatch": mismatch,
             "queued": {"inbound": self.books.inbox.queue.messages(),
-                "outbound": self.books.outbox.messages()}})
+                "outbound": self.books.outbox.messages()},
+            "dead": {"inbound": self.books.inbox.queue.dead().len(),
+                "outbound": self.books.outbox.dead().len()}})
     }
 }

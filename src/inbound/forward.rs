@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::{Settings, Upstream};
 use crate::clock::Clock;
 use crate::delivery::breaker::{Breaker, State};
+use crate::delivery::dead::Mortal as _;
 use crate::delivery::event::{Forwarding, Stored, TargetState};
 use crate::delivery::id::short_digest;
 use crate::delivery::lanes::{Landed, LaneId, Lanes};
@@ -309,10 +310,6 @@ impl Work {
             .get_mut(&seq)
             .and_then(|e| e.targets.as_mut()?.get_mut(index));
         if let Some(target) = target {
-            tracing::error!(
-                upstream = %target.upstream, reason = %reason.code, detail = %reason.detail,
-                "an event was given up; see `dingd dead list`"
-            );
             target.state = TargetState::Dead;
             target.reason = Some(reason);
         }
@@ -444,9 +441,11 @@ impl Work {
         let mut batch = Batch::default();
         self.forwarder.queue.finish(&mut batch, seq, &entry);
         let queue = self.forwarder.queue.clone();
+        let mono_ms = self.forwarder.clock.mono_ms();
         self.forwarder.journal.submit(batch, move |result| {
             if result.is_ok() {
                 queue.finished(entry.tag());
+                bury(&queue, seq, &entry, mono_ms);
                 let reason = entry
                     .targets
                     .iter()
@@ -463,6 +462,45 @@ impl Work {
                 );
             }
         });
+    }
+}
+
+/// The end of an event is durable: as a dead letter it is kept in mind, counted, and told of once an hour
+/// for each upstream.
+fn bury(queue: &Queue<Forwarding>, seq: u64, entry: &Forwarding, mono_ms: u64) {
+    let Some(letter) = entry.dead_letter() else {
+        return;
+    };
+    queue.dead().add(seq, letter);
+    let targets = entry.targets.iter().flatten();
+    let dead = targets.filter(|target| target.state == TargetState::Dead);
+    for (index, target) in dead.enumerate() {
+        let reason = target.reason.as_ref();
+        let (reason, detail) =
+            reason.map_or(("none", ""), |r| (r.code.as_ref(), r.detail.as_str()));
+        if index == 0 {
+            metrics::dead_letter("inbound", reason);
+        }
+        let upstream = &target.upstream;
+        match queue.dead().alert(upstream, mono_ms) {
+            Some(kept_back) => tracing::warn!(
+                upstream,
+                kind = entry.kind,
+                reason,
+                detail,
+                kept_back,
+                "an event was given up; others for this upstream are not told of for an hour, see `dingd dead list`"
+            ),
+            None => {
+                tracing::debug!(
+                    upstream,
+                    kind = entry.kind,
+                    reason,
+                    detail,
+                    "an event was given up"
+                );
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::request::Asked;
 use super::send::not_linked;
 use super::settle::Outcomes;
-use super::{Live, Message, Route, Settings, To};
+use super::{Live, Message, Route, Settings, To, dead};
 use crate::clock::Clock;
 use crate::delivery::id::{MessageId, digest, short_digest};
 use crate::delivery::state::{
@@ -245,6 +245,7 @@ impl Outbox {
         wall_ms: u64,
     ) -> bool {
         let (tell, told) = tokio::sync::oneshot::channel();
+        let mono_ms = self.clock.mono_ms();
         let (queue, idempotency, outcomes) = (
             self.queue.clone(),
             self.idempotency.clone(),
@@ -264,6 +265,7 @@ impl Outbox {
                             .as_ref()
                             .map_or("none", |r| r.code.as_ref());
                         metrics::finished("outbound", state.priority, "dead", reason, 0);
+                        dead::bury(&queue, seq, &state, mono_ms);
                         outcomes.appended(ended);
                     }
                     None => queue.appended(seq, state.tag(), state),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::accept::{Accepted, Once, Outbox};
+use super::dead::filter::{Cursor, Filter as DeadFilter};
 use super::lane::Command;
 use super::{Client, Live, Message, To, request, show};
 use crate::clock::{parse_rfc3339, rfc3339};
@@ -16,6 +17,7 @@ use crate::delivery::record;
 use crate::delivery::state::State;
 use crate::dingtalk::envelope::percent_decode;
 use crate::directory::chats::{Chat, ChatState, Chats, Filter};
+use crate::http::audit::{Who, audited};
 use crate::http::listen::Request;
 use crate::http::problem::{self, Answer, Problem};
 use crate::journal::queue::seq_of;
@@ -108,6 +110,11 @@ impl Api {
         let path = request.head.uri.path();
         let method = &request.head.method;
         let segments: Vec<&str> = path.split('/').skip(1).collect();
+        let who = if operator {
+            Who::Operator
+        } else {
+            Who::Client(client.name.clone())
+        };
         let (route, result) = match segments.as_slice() {
             ["v1", "messages"] => match *method {
                 Method::POST => ("messages", self.post_message(request, client).await),
@@ -116,9 +123,23 @@ impl Api {
             },
             ["v1", "messages", id] => match *method {
                 Method::GET => ("message", self.get_message(id, operator).await),
-                Method::DELETE => ("message", self.delete_message(id).await),
+                Method::DELETE => ("message", self.cancel(id, &who).await),
                 _ => ("message", Err(Problem::method_not_allowed("GET or DELETE"))),
             },
+            ["v1", "messages", id, "resolve"] if method == Method::POST => {
+                ("resolve", self.resolve(id, request, &who).await)
+            }
+            ["v1", "dead"] if method == Method::GET => {
+                ("dead", self.list_dead(request, &who).await)
+            }
+            ["v1", "dead", id] if method == Method::GET => ("dead", self.get_dead(id, &who).await),
+            ["v1", "dead", id, "replay"] if method == Method::POST => {
+                ("replay", self.replay(id, &who).await)
+            }
+            ["v1", "dead"] | ["v1", "dead", _] => ("dead", Err(Problem::method_not_allowed("GET"))),
+            ["v1", "dead", _, "replay"] | ["v1", "messages", _, "resolve"] => {
+                ("dead", Err(Problem::method_not_allowed("POST")))
+            }
             ["v1", "chats"] if method == Method::GET => ("chats", self.list_chats(request)),
             ["v1", "chats", id] if method == Method::GET => ("chat", self.get_chat(id, request)),
             ["v1", "chats"] | ["v1", "chats", _] => {
@@ -163,6 +184,56 @@ impl Api {
         } else {
             problem::json(200, &show::message(&message, &live))
         })
+    }
+
+    async fn cancel(&self, id: &str, who: &Who) -> Result<Answer, Problem> {
+        let (api, wanted) = (self.clone(), id.to_owned());
+        let work = async move { api.delete_message(&wanted).await };
+        audited(who, "cancel", id, |_| "cancelled".to_owned(), work).await
+    }
+
+    async fn resolve(&self, id: &str, request: &Request, who: &Who) -> Result<Answer, Problem> {
+        let (outbox, by) = (self.outbox.clone(), who.clone());
+        let (wanted, body) = (id.to_owned(), request.body.clone());
+        let work = async move { outbox.resolve(&wanted, &body, &by).await };
+        let done = audited(who, "resolve", id, ToString::to_string, work).await?;
+        Ok(problem::json(200, &done))
+    }
+
+    async fn replay(&self, id: &str, who: &Who) -> Result<Answer, Problem> {
+        let (outbox, by, wanted) = (self.outbox.clone(), who.clone(), id.to_owned());
+        let work = async move { outbox.replay(&wanted, &by).await };
+        let done = audited(who, "replay", id, ToString::to_string, work).await?;
+        Ok(problem::json(200, &done))
+    }
+
+    async fn get_dead(&self, id: &str, who: &Who) -> Result<Answer, Problem> {
+        let (_, message, live) = self.outbox.dead_message(id, who).await?;
+        let shown = show::message(&message, &live);
+        Ok(problem::json(
+            200,
+            &serde_json::json!({"direction": "outbound", "message": shown}),
+        ))
+    }
+
+    /// What the client sent itself; events are the operator's.
+    async fn list_dead(&self, request: &Request, who: &Who) -> Result<Answer, Problem> {
+        let (filter, cursor, limit) = dead_query(request)?;
+        let looked = self
+            .outbox
+            .dead_messages(filter, who, cursor, limit)
+            .await?;
+        let next_cursor = looked.on.map(|(ended_ms, seq)| {
+            let cursor = Cursor {
+                ended_ms,
+                inbound: false,
+                seq,
+            };
+            cursor.to_string()
+        });
+        let dead: Vec<_> = looked.found.into_iter().map(|(_, shown)| shown).collect();
+        let page = serde_json::json!({"dead": dead, "next_cursor": next_cursor});
+        Ok(problem::json(200, &page))
     }
 
     async fn delete_message(&self, id: &str) -> Result<Answer, Problem> {
@@ -471,7 +542,11 @@ fn page(
 impl Query {
     /// Reads the query; parameters that are not `known` are refused, so that a typo never passes.
     pub fn parse(request: &Request, known: &[&str]) -> Result<Self, Problem> {
-        let text = request.head.uri.query().unwrap_or_default();
+        Self::of(request.head.uri.query().unwrap_or_default(), known)
+    }
+
+    /// As [`Self::parse`], from the text behind the question mark.
+    pub fn of(text: &str, known: &[&str]) -> Result<Self, Problem> {
         let mut pairs = vec![];
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -512,6 +587,17 @@ impl Query {
     }
 }
 
+/// Reads the query of a list of dead letters.
+pub fn dead_query(request: &Request) -> Result<(DeadFilter, Option<Cursor>, usize), Problem> {
+    let known = [&DeadFilter::PARAMETERS[..], &["limit", "cursor"]].concat();
+    let query = Query::parse(request, &known)?;
+    Ok((
+        DeadFilter::from_query(&query)?,
+        Cursor::from_query(&query)?,
+        query.limit()?,
+    ))
+}
+
 fn accepted(status: u16, accepted: &Accepted, replayed: bool) -> Answer {
     let answer = problem::json(status, accepted);
     let place = format!("/v1/messages/{}", accepted.id);
@@ -549,7 +635,8 @@ fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
     }
 }
 
-fn bad_query(name: &str) -> Problem {
+/// A parameter whose value is none.
+pub(crate) fn bad_query(name: &str) -> Problem {
     let name = crate::secret::printable(name, 64);
     Problem::new(
         422,
@@ -559,7 +646,8 @@ fn bad_query(name: &str) -> Problem {
     )
 }
 
-fn unreadable(error: &ReadError) -> Problem {
+/// The store could not be read.
+pub(crate) fn unreadable(error: &ReadError) -> Problem {
     tracing::error!(%error, "the journal cannot be read");
     Problem::unavailable("store_failed", "the journal cannot be read", 5)
 }

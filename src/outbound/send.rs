@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::settle::Outcomes;
-use super::{Live, Message, Route, Settings, To};
+use super::{Live, Message, Route, Settings, To, dead};
 use crate::cache::token::Tokens;
 use crate::clock::Clock;
 use crate::delivery::retry::DINGTALK;
@@ -380,17 +380,13 @@ impl Sender {
         self.queue.finish(&mut batch, seq, &live);
         let ended = self.outcomes.append(&mut batch, message, &live);
         let state = live.progress.state;
-        if matches!(state, State::Dead | State::Unknown | State::Expired) {
-            let reason = live.progress.reason.as_ref();
-            let (code, detail) =
-                reason.map_or(("none", ""), |r| (r.code.as_ref(), r.detail.as_str()));
-            tracing::warn!(id = %live.id, state = state.label(), reason = code, detail, "a message was not delivered");
-        }
+        let mono_ms = self.clock.mono_ms();
         let (queue, outcomes) = (self.queue.clone(), self.outcomes.clone());
         self.journal.submit(batch, move |result| {
             point("settle.after");
             if result.is_ok() {
                 queue.finished(live.tag());
+                dead::bury(&queue, seq, &live, mono_ms);
                 outcomes.appended(ended);
                 live.report_end();
             }

@@ -27,7 +27,7 @@ async fn a_route_of_one_door_is_404_on_the_others() {
         (2, "/ready"),
         (2, "/metrics"),
         (9, "/v1/status"),
-        (9, "/v1/dead"),
+        (1, "/v1/dead"),
         (9, "/"),
         (9, "/callback/other/events"),
     ] {
