@@ -47,7 +47,7 @@ enum Command {
     Send(send::Arguments),
     /// The groups that the running daemon knows.
     Chats(chats::Arguments),
-    /// Messages: list, show, cancel.
+    /// Messages: list, show, cancel, resolve.
     Messages(messages::Arguments),
     /// Dead letters: list, show, replay, purge.
     Dead(dead::Arguments),
@@ -93,6 +93,8 @@ pub fn main() -> ExitCode {
 
 /// Something went wrong, and what it means for the exit code.
 const FAILED: u8 = 1;
+/// The arguments are wrong, as clap says it.
+const BAD_ARGUMENTS: u8 = 2;
 /// sysexits: the configuration.
 const BAD_CONFIG: u8 = 64;
 /// sysexits: an internal error.

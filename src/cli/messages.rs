@@ -1,9 +1,9 @@
-//! `dingd messages`: list, show, cancel.
+//! `dingd messages`: list, show, cancel, resolve.
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
-use serde_json::Value;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
 
 use super::output::{cell, finish, items, say, say_json, table};
 use super::{Target, client};
@@ -41,6 +41,37 @@ enum What {
         /// msg_…
         id: String,
     },
+    /// Decide what became of a message of unknown outcome.
+    Resolve {
+        #[command(flatten)]
+        target: Target,
+        /// msg_…
+        id: String,
+        /// What you found in the chat.
+        #[arg(long = "as", value_enum)]
+        resolution: Resolution,
+    },
+}
+
+/// What became of a message of unknown outcome.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Resolution {
+    /// It arrived.
+    Sent,
+    /// It did not arrive, and need not.
+    Dead,
+    /// It did not arrive: send it again under its id.
+    Retry,
+}
+
+impl Resolution {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Dead => "dead",
+            Self::Retry => "retry",
+        }
+    }
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
@@ -71,6 +102,22 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
                 say(&format!("{} is cancelled", cell(message, "/id")));
             })
         }
+        What::Resolve {
+            target,
+            id,
+            resolution,
+        } => {
+            let path = format!("/v1/messages/{}/resolve", client::encoded(id));
+            let body = json!({"as": resolution.word()});
+            let answer = client::ask(target, "POST", &path, Some(&body));
+            finish(answer, target.json, |done| {
+                say(&format!(
+                    "{} is {} now",
+                    cell(done, "/id"),
+                    cell(done, "/state")
+                ));
+            })
+        }
     }
 }
 
@@ -98,4 +145,17 @@ fn list(page: &Value) {
         ],
         &rows,
     );
+    if messages
+        .iter()
+        .any(|message| cell(message, "/state") == "unknown")
+    {
+        say(HELD);
+    }
 }
+
+/// What to do about messages of unknown outcome.
+const HELD: &str = "\
+unknown: nobody can know whether DingTalk took it. Look into the chat (or ask the people): is the text of \
+`dingd messages show ID` there? Then: dingd messages resolve ID --as sent|dead|retry
+unknown：无法确认钉钉是否已收下。请到群里（或向接收人）核对是否有 `dingd messages show ID` 显示的内容，\
+再执行 dingd messages resolve ID --as sent（已收到）| dead（未收到且不必再发）| retry（重发）";
