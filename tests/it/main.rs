@@ -17,6 +17,7 @@ mod callbacks;
 mod chats;
 mod config;
 mod crash;
+mod dead;
 mod digests;
 mod disk;
 mod doors;

@@ -315,7 +315,7 @@ async fn files_are_private_whatever_the_umask() {
 }
 
 /// Runs a command of the operator; its exit code, and what it said.
-async fn command(config: &std::path::Path, arguments: &[&str]) -> (Option<i32>, String) {
+pub async fn command(config: &std::path::Path, arguments: &[&str]) -> (Option<i32>, String) {
     let out = tokio::process::Command::new(program())
         .args(arguments)
         .arg("--config")
