@@ -46,6 +46,8 @@ pub enum Fold {
     Text,
     /// Markdown.
     Markdown,
+    /// Is a digest itself.
+    Digest,
 }
 
 impl Fold {

@@ -163,7 +163,7 @@ impl Backlog {
             return vec![];
         };
         let age_ms = now_ms.saturating_sub(u64::from(entry.accepted_s) * 1_000);
-        if entry.fold == Fold::Never || age_ms < after_ms {
+        if matches!(entry.fold, Fold::Never | Fold::Digest) || age_ms < after_ms {
             return vec![];
         }
         let (entries, mut taken) = (&self.entries, 0);
@@ -190,7 +190,7 @@ impl Backlog {
         let first = parts.iter().min_by_key(|(_, part)| part.expires_ms);
         if let Some((_, first)) = first {
             let entry = Entry {
-                fold: Fold::Never,
+                fold: Fold::Digest,
                 ..*first
             };
             if let Some(shared) = self.shared.get_mut(&entry.lane) {

@@ -18,6 +18,7 @@ use crate::delivery::id::MessageId;
 use crate::delivery::record;
 use crate::delivery::state::{CallOutcome, Priority, RecipientOutcome, State};
 use crate::delivery::verdict::Reason;
+use crate::dingtalk::digest::Fold;
 use crate::http::audit::Who;
 use crate::http::problem::Problem;
 use crate::journal::dead::{Looked, load, look};
@@ -82,7 +83,8 @@ impl Bulk {
 
 impl Mortal for Live {
     fn dead_letter(&self) -> Option<Letter> {
-        let dead = is_dead(self.progress.state);
+        // What was in a digest is told of by itself.
+        let dead = is_dead(self.progress.state) && self.fold != Fold::Digest;
         let ended_ms = self.progress.finished_ms.filter(|_| dead)?;
         let calls = &self.progress.calls;
         let recipients: usize = calls.iter().map(|call| call.recipients.len()).sum();
@@ -163,7 +165,7 @@ impl Outbox {
     pub async fn dead_message(&self, id: &str, who: &Who) -> Result<(u64, Message, Live), Problem> {
         let ended = self.ended(id, who).await?;
         ended
-            .filter(|(_, _, live)| is_dead(live.progress.state))
+            .filter(|(_, _, live)| live.dead_letter().is_some())
             .ok_or_else(no_such_letter)
     }
 
@@ -283,6 +285,9 @@ impl Outbox {
             None if self.is_under_way(id, who).await? => return Err(not_unknown("under way")),
             None => return Err(missing()),
         };
+        if live.fold == Fold::Digest {
+            return Err(not_unknown("a digest; resolve the messages in it"));
+        }
         if live.progress.state != State::Unknown {
             return Err(not_unknown(live.progress.state.label()));
         }
@@ -380,6 +385,9 @@ fn reopen(live: &mut Live, wall_ms: u64) {
     progress.due_ms = 0;
     progress.finished_ms = None;
     progress.generation += 1;
+    // It was in no digest, or in one that nobody knows of: it goes by itself.
+    live.digest = None;
+    live.fold = Fold::Never;
     live.expires_ms = wall_ms + live.priority.lifetime_ms();
 }
 
@@ -443,6 +451,9 @@ mod tests {
             robot_code: String::new(),
             cool_app_code: None,
             merge_key: None,
+            resolved: false,
+            parts: vec![],
+            members: vec![],
             client: "platform".into(),
         };
         let recipients = vec!["u1".to_owned(), "u2".to_owned()];
@@ -464,6 +475,8 @@ mod tests {
             bytes: 100,
             ambiguous: Ambiguous::Hold,
             route: Route::People,
+            fold: Fold::Never,
+            digest: None,
             progress,
         };
         (message, live)

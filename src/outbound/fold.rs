@@ -5,7 +5,7 @@
 //! message in it names it; from the commit that ends it, each is `merged`, or waits again.
 
 use super::send::{Left, Sender};
-use super::{Live, Message};
+use super::{Live, Message, dead};
 use crate::delivery::id::MessageId;
 use crate::delivery::state::{Progress, State};
 use crate::delivery::verdict::Reason;
@@ -117,7 +117,7 @@ impl Sender {
             // With the first of them, which then is told of; the others wait again.
             expires_ms: expires.unwrap_or(wall_ms),
             progress: Progress::new(super::accept::calls(&message)),
-            fold: Fold::Never,
+            fold: Fold::Digest,
             digest: None,
             ..lead_live.clone()
         };
@@ -150,7 +150,7 @@ impl Sender {
                     merge(&mut state, &live, self.clock.wall_ms());
                     self.queue.finish(&mut batch, part, &state);
                     let told = self.outcomes.append(&mut batch, &kept, &state);
-                    ended.push((state, told));
+                    ended.push((part, state, told));
                 }
                 Some((_, mut state)) => {
                     state.digest = None;
@@ -162,14 +162,16 @@ impl Sender {
             }
         }
         self.queue.finish(&mut batch, seq, &live);
+        let mono_ms = self.clock.mono_ms();
         let (queue, outcomes) = (self.queue.clone(), self.outcomes.clone());
         let (tell, told) = tokio::sync::oneshot::channel();
         self.journal.submit(batch, move |result| {
             point("settle.after");
             if result.is_ok() {
                 queue.finished(live.tag());
-                for (state, outcome) in ended {
+                for (part, state, outcome) in ended {
                     queue.finished(state.tag());
+                    dead::bury(&queue, part, &state, mono_ms);
                     outcomes.appended(outcome);
                     state.report_end();
                 }

@@ -379,7 +379,6 @@ impl Sender {
         }
         self.queue.finish(&mut batch, seq, &live);
         let ended = self.outcomes.append(&mut batch, message, &live);
-        let state = live.progress.state;
         let mono_ms = self.clock.mono_ms();
         let (queue, outcomes) = (self.queue.clone(), self.outcomes.clone());
         self.journal.submit(batch, move |result| {
