@@ -80,6 +80,8 @@ pub const fn bug(_: Bug) -> bool {
 pub const POINTS: [&str; 22] = [
     "create.filled",
     "create.renamed",
+    "migrate.before",
+    "migrate.after",
     "log.before",
     "log.after",
     "answers.after",

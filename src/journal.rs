@@ -47,6 +47,20 @@
 //! | 10 | `pauses` | limit key (9) | wall ms until which a limit is paused |
 //! | 11 | `meta` | name of a [`Counter`] | a number (8) |
 //! | 12 | `quarantine` | table ‖ 0 ‖ key | damaged bytes as they were found |
+//! | 13 | `ledger` | see [`crate::egress::ledger`] | a number (8), of calls or a mark |
+//!
+//! A batch may put a value, delete a key, add to a counter, or add to a number in a table: an addition
+//! names the amount, so that concurrent batches need not know the sum. It happens exactly once, because
+//! the group it is in is applied once (see *Opening*).
+//!
+//! | format | since | what changed |
+//! |---|---|---|
+//! | 1 | the first | |
+//! | 2 | the ledger | table 13; additions to numbers in a table, and with them frames of version 2 |
+//!
+//! A store of an older format is taken over when it is opened: the new number is made durable in
+//! `journal.format` first, so that an older release refuses the store from then on, then in the tables.
+//! Killed between the two, the next start does it again. Frames of version 1 are read like those of 2.
 //!
 //! A release that changes a value's layout gives it a new version and reads the old one; the bytes of
 //! every released version are test files. A release that changes this page raises the format number.
@@ -101,11 +115,12 @@ pub enum Table {
     Pauses,
     Meta,
     Quarantine,
+    Ledger,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::InboxPayload,
         Self::InboxLive,
         Self::InboxDone,
@@ -119,6 +134,7 @@ impl Table {
         Self::Pauses,
         Self::Meta,
         Self::Quarantine,
+        Self::Ledger,
     ];
 
     /// Its number in the log, counted from 0 in the order above; never reused.
@@ -146,6 +162,7 @@ impl Table {
             Self::Pauses => "pauses",
             Self::Meta => "meta",
             Self::Quarantine => "quarantine",
+            Self::Ledger => "ledger",
         }
     }
 }
@@ -215,6 +232,8 @@ enum Write {
     Delete(Table, Vec<u8>),
     /// Adds to a counter in `meta`, so that concurrent batches need not know its value.
     Add(Counter, u64),
+    /// Adds to a number in a table, which is 0 if it is not there.
+    AddTo(Table, Vec<u8>, u64),
 }
 
 impl Batch {
@@ -235,6 +254,14 @@ impl Batch {
     /// Adds to a counter.
     pub fn add(&mut self, counter: Counter, amount: u64) {
         self.writes.push(Write::Add(counter, amount));
+    }
+
+    /// Adds to the number under `key`, which is 0 if it is not there: so that concurrent batches need
+    /// not know it. What is there and is no number of eight bytes is replaced.
+    pub fn add_to(&mut self, table: Table, key: impl Into<Vec<u8>>, amount: u64) {
+        let key = key.into();
+        self.bytes += key.len() + size_of::<u64>();
+        self.writes.push(Write::AddTo(table, key, amount));
     }
 
     /// Sets a damaged row aside: it is moved into the quarantine under its table and key, counted and
@@ -515,7 +542,11 @@ impl View<'_> {
     pub fn counter(&self, counter: Counter) -> Result<u64, ReadError> {
         Ok(self
             .get(Table::Meta, counter.name().as_bytes())?
-            .and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)))
-            .unwrap_or(0))
+            .map_or(0, |bytes| number_of(&bytes)))
     }
+}
+
+/// A number as a table holds it.
+pub fn number_of(value: &[u8]) -> u64 {
+    value.try_into().map_or(0, u64::from_be_bytes)
 }

@@ -238,7 +238,7 @@ fn check(view: &View<'_>) -> Result<Report, ReadError> {
 fn is_sound(table: Table, value: &[u8]) -> bool {
     match table {
         Table::Quarantine => true,
-        Table::Meta => value.len() == 8,
+        Table::Meta | Table::Ledger => value.len() == size_of::<u64>(),
         Table::Dedup | Table::Idempotency => {
             record::split_first(value).is_ok_and(|(record, _)| record::unframe(record).is_ok())
         }

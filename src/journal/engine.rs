@@ -16,11 +16,13 @@ use redb::{
 
 use super::disk::{Condition, Disk, Medium};
 use super::log::{HALF_BYTES, Log};
-use super::{Batch, CommitError, Counter, Order, ReadError, Table, View, Write};
+use super::{Batch, CommitError, Counter, Order, ReadError, Table, View, Write, number_of};
 use crate::faults::{Bug, bug, point};
 
 /// The format that this release writes and reads.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
+/// The oldest format that this release takes over.
+const FORMAT_OLDEST: u64 = 1;
 pub(super) const FORMAT_FILE: &str = "journal.format";
 /// Stands while a restore is under way.
 pub(super) const RESTORING_FILE: &str = "journal.restoring";
@@ -31,6 +33,7 @@ pub(super) const LOG_FILE: &str = "journal.log";
 const CACHE_BYTES: usize = 8 << 20;
 
 type Open = ReadOnlyTable<&'static [u8], &'static [u8]>;
+type Writing<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 fn definition(table: Table) -> Definition {
@@ -126,6 +129,12 @@ impl Engine {
                 made.map(drop).map_err(|failed| failed.at(path))
             })?;
         }
+        if made {
+            // Before anything in it changes: from here on an older release refuses the store. Synced each
+            // time, as the last start may have been killed between the two.
+            write_format(dir)?;
+            sync(dir)?;
+        }
         let engine = Self::on(Box::new(open_file(&path)?), condition, Some(lock));
         Ok((engine.map_err(|failed| failed.at(&path))?, log))
     }
@@ -155,6 +164,7 @@ impl Engine {
         let format = engine.view(|view| view.counter(Counter::Format));
         match format.map_err(|error| Unopened::Damaged(error.to_string()))? {
             FORMAT => Ok(engine),
+            FORMAT_OLDEST..FORMAT => engine.take_over().map(|()| engine),
             0 => Err(Unopened::Damaged("it has no format number".to_owned())),
             found => Err(Unopened::Newer(found)),
         }
@@ -165,6 +175,21 @@ impl Engine {
         batch.add(Counter::Format, FORMAT);
         self.write([&batch].into_iter(), 0, Save::Durable)
             .map_err(|_| Unopened::Damaged("it cannot be formatted; see the log".to_owned()))
+    }
+
+    /// Makes the tables of an older format those of [`FORMAT`]. From 1 to 2 only the number changes: the
+    /// table that came with 2 is made by the first row.
+    fn take_over(&self) -> Result<(), Unopened> {
+        let mut batch = Batch::default();
+        let key = Counter::Format.name().as_bytes();
+        batch.put(Table::Meta, key, FORMAT.to_be_bytes());
+        let failed = |error: &dyn std::fmt::Display| Unopened::Damaged(error.to_string());
+        let group = self.group().map_err(|error| failed(&error))?;
+        point("migrate.before");
+        self.write([&batch].into_iter(), group, Save::Durable)
+            .map_err(|error| failed(&error))?;
+        point("migrate.after");
+        Ok(())
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
@@ -220,7 +245,7 @@ impl Engine {
             let mut sums: BTreeMap<Counter, u64> = BTreeMap::new();
             for write in batches.flat_map(|batch| &batch.writes) {
                 match write {
-                    Write::Put(table, ..) | Write::Delete(table, _) => {
+                    Write::Put(table, ..) | Write::Delete(table, _) | Write::AddTo(table, ..) => {
                         by_table.entry(*table).or_default().push(write);
                     }
                     Write::Add(counter, amount) => *sums.entry(*counter).or_default() += amount,
@@ -236,19 +261,14 @@ impl Engine {
                         Write::Delete(_, key) => {
                             open.remove(key.as_slice())?;
                         }
+                        Write::AddTo(_, key, amount) => add(&mut open, key, *amount)?,
                         Write::Add(..) => {}
                     }
                 }
             }
             let mut meta = transaction.open_table(definition(Table::Meta))?;
             for (counter, amount) in sums {
-                let key = counter.name().as_bytes();
-                let old = meta
-                    .get(key)?
-                    .and_then(|value| value.value().try_into().ok())
-                    .map_or(0, u64::from_be_bytes);
-                let new = old.saturating_add(amount).to_be_bytes();
-                meta.insert(key, new.as_slice())?;
+                add(&mut meta, counter.name().as_bytes(), amount)?;
             }
             let key = Counter::Group.name().as_bytes();
             meta.insert(key, number.to_be_bytes().as_slice())?;
@@ -256,6 +276,13 @@ impl Engine {
         transaction.commit()?;
         Ok(())
     }
+}
+
+fn add(open: &mut Writing<'_>, key: &[u8], amount: u64) -> Result<(), redb::StorageError> {
+    let old = open.get(key)?.map_or(0, |value| number_of(value.value()));
+    let new = old.saturating_add(amount).to_be_bytes();
+    open.insert(key, new.as_slice())?;
+    Ok(())
 }
 
 #[derive(Debug)]

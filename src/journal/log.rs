@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! 0..4     "dLog"
-//! 4        version of the body's layout
+//! 4        version of the body's layout: 2; 1, which had no additions to a table, is still read
 //! 5..8     0
 //! 8..16    number of the group, big endian: that of the group before plus 1
 //! 16..20   length of the body, big endian
@@ -30,7 +30,9 @@ const BLOCK_BYTES: usize = 4_096;
 /// Of a log on disk.
 pub(super) const HALF_BYTES: usize = 8 << 20;
 const MAGIC: [u8; 4] = *b"dLog";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The oldest version that is read: 2 only has a kind of write more.
+const VERSION_OLDEST: u8 = 1;
 const HEAD_BYTES: usize = 24;
 
 /// Where the next frame goes.
@@ -221,7 +223,9 @@ fn read_frame(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (version, number) = about.split_last_chunk::<8>()?;
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
     let body = rest.get(..length)?;
-    let good = version == [VERSION, 0, 0, 0]
+    let (version, zeros) = version.split_first()?;
+    let good = (VERSION_OLDEST..=VERSION).contains(version)
+        && zeros == [0; 3]
         && (checksum(covered, body) == u32::from_be_bytes(*sum) || bug(Bug::FrameUnchecked));
     good.then_some((u64::from_be_bytes(*number), body))
 }
@@ -236,10 +240,11 @@ fn checksum(covered: &[u8], body: &[u8]) -> u32 {
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const ADD: u8 = 3;
+const ADD_TO: u8 = 4;
 
 /// A frame. In its body each write is a kind, the number of a table or counter, and for a put the
 /// key and the value, for a deletion the key, each behind its length (4, big endian), for an addition
-/// the amount (8, big endian).
+/// the amount (8, big endian), for an addition to a table the key and the amount.
 fn encode<'a>(number: u64, group: impl Iterator<Item = &'a Batch>) -> Vec<u8> {
     let mut out = Vec::with_capacity(BLOCK_BYTES);
     out.extend_from_slice(&[0; HEAD_BYTES]);
@@ -256,6 +261,11 @@ fn encode<'a>(number: u64, group: impl Iterator<Item = &'a Batch>) -> Vec<u8> {
             }
             Write::Add(counter, amount) => {
                 out.extend_from_slice(&[ADD, counter.number()]);
+                out.extend_from_slice(&amount.to_be_bytes());
+            }
+            Write::AddTo(table, key, amount) => {
+                out.extend_from_slice(&[ADD_TO, table.number()]);
+                put_bytes(&mut out, key);
                 out.extend_from_slice(&amount.to_be_bytes());
             }
         }
@@ -286,15 +296,21 @@ fn decode(mut body: &[u8]) -> Option<Batch> {
                 batch.put(Table::numbered(number)?, key, take_bytes(&mut body)?);
             }
             DELETE => batch.delete(Table::numbered(number)?, take_bytes(&mut body)?),
-            ADD => {
-                let (amount, rest) = body.split_first_chunk::<8>()?;
-                body = rest;
-                batch.add(Counter::numbered(number)?, u64::from_be_bytes(*amount));
+            ADD => batch.add(Counter::numbered(number)?, take_number(&mut body)?),
+            ADD_TO => {
+                let key = take_bytes(&mut body)?;
+                batch.add_to(Table::numbered(number)?, key, take_number(&mut body)?);
             }
             _ => return None,
         }
     }
     body.is_empty().then_some(batch)
+}
+
+fn take_number(body: &mut &[u8]) -> Option<u64> {
+    let (number, rest) = body.split_first_chunk::<8>()?;
+    *body = rest;
+    Some(u64::from_be_bytes(*number))
 }
 
 fn take_bytes<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
@@ -449,12 +465,24 @@ mod tests {
 
     /// The bytes of a released format are read for ever.
     #[test]
-    fn frames_of_version_1_are_read_and_written_as_they_were() {
+    fn frames_of_each_version_are_read_and_those_of_the_newest_written_as_they_were() {
         let old = include_bytes!("../../tests/vectors/log-frame-v1.bin");
-        let (number, body) = read_frame(old).unwrap();
-        assert_eq!(number, 7);
-        let read = decode(body).unwrap();
-        assert_eq!(format!("{read:?}"), format!("{:?}", batch(5)));
-        assert_eq!(encode(7, [&batch(5)].into_iter()), old);
+        let new = include_bytes!("../../tests/vectors/log-frame-v2.bin");
+        let mut with_ledger = batch(5);
+        with_ledger.add_to(Table::Ledger, [5], 9);
+        for (bytes, written) in [(&old[..], &batch(5)), (new, &with_ledger)] {
+            let (number, body) = read_frame(bytes).unwrap();
+            assert_eq!(number, 7);
+            let read = decode(body).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{written:?}"));
+        }
+        assert_eq!(encode(7, [&with_ledger].into_iter()), new);
+    }
+
+    #[test]
+    fn a_frame_of_a_later_version_is_not_read() {
+        let mut frame = encode(7, [&batch(5)].into_iter());
+        frame[4] = VERSION + 1;
+        assert!(read_frame(&frame).is_none());
     }
 }

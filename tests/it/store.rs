@@ -9,7 +9,7 @@ use std::time::Duration;
 use dingd::journal::aged::Aged;
 use dingd::journal::disk::Condition;
 use dingd::journal::queue::{INBOX, Queue};
-use dingd::journal::{Batch, Journal, Order, Table};
+use dingd::journal::{Batch, Journal, Order, Table, number_of};
 
 use crate::support::Dice;
 use crate::support::faulty::{Machine, Plan};
@@ -27,6 +27,7 @@ struct Content {
     done: BTreeMap<u64, u64>,
     payload: BTreeMap<u64, Vec<u8>>,
     seen: BTreeSet<[u8; 16]>,
+    sums: BTreeMap<u8, u64>,
     accepted: u64,
 }
 
@@ -39,6 +40,7 @@ enum Act {
     Reopen(u64, u64),
     Purge(u64),
     Seen([u8; 16]),
+    Count(u8, u64),
 }
 
 impl Content {
@@ -67,6 +69,7 @@ impl Content {
                 self.payload.remove(seq);
             }
             Act::Seen(key) => drop(self.seen.insert(*key)),
+            Act::Count(key, amount) => *self.sums.entry(*key).or_default() += amount,
         }
     }
 }
@@ -109,6 +112,7 @@ impl Store {
             Act::Reopen(seq, state) => queue.reopen(batch, *seq, state),
             Act::Purge(seq) => queue.purge(batch, *seq),
             Act::Seen(key) => self.seen.note(batch, &[*key, *key], &(), 5),
+            Act::Count(key, amount) => batch.add_to(Table::Ledger, [*key], *amount),
         }
     }
 
@@ -141,6 +145,16 @@ impl Store {
                 content.seen.insert(key[8..].try_into().unwrap());
                 true
             })?;
+            view.walk(
+                Table::Ledger,
+                &[],
+                &[],
+                Order::Ascending,
+                &mut |key, sum| {
+                    content.sums.insert(key[0], number_of(sum));
+                    true
+                },
+            )?;
             content.accepted = view.counter(INBOX.accepted)?;
             assert_eq!(view.len(Table::Quarantine)?, 0, "something is damaged");
             let books = self.queue.books(view)?;
@@ -210,6 +224,7 @@ fn choose(store: &Store, model: &Content, dice: &mut Dice) -> Act {
     }
     match (dice.below(10), live, done) {
         (0, ..) => Act::Settled(store.queue.reserve(), payload),
+        (8, ..) => Act::Count(u8::try_from(dice.below(3)).unwrap(), dice.below(9)),
         (1, ..) => Act::Seen([u8::try_from(dice.below(256)).unwrap(); 16]),
         (2 | 3, Some(seq), _) => Act::Update(seq, dice.below(1_000)),
         (4 | 5, Some(seq), _) => Act::Finish(seq, dice.below(1_000)),
