@@ -6,6 +6,7 @@
 
 mod body;
 mod case;
+pub mod metered;
 mod table;
 #[cfg(test)]
 mod tests;
