@@ -336,7 +336,7 @@ impl Stored {
             idempotency.load(view, &mut aside)?;
             chats.load(view)?;
             if !bug(Bug::ChargesForgotten) {
-                egress.load(view)?;
+                egress.load(view, &mut aside)?;
             }
             let inbox = Queue::<Forwarding>::open(INBOX, view)?;
             let outbox = Queue::<Live>::open(OUTBOX, view)?;
@@ -504,6 +504,7 @@ impl Parts {
         let api = Api {
             outbox: self.outbox.clone(),
             chats: self.chats.clone(),
+            egress: self.egress.clone(),
             commands,
         };
         let books = Arc::new(Books {
@@ -511,6 +512,7 @@ impl Parts {
             room: room.clone(),
             inbox: inbox.clone(),
             outbox: self.outbox.queue.clone(),
+            egress: self.egress.clone(),
         });
         let dead = Arc::new(Dead {
             journal: self.journal.clone(),
@@ -665,6 +667,9 @@ impl Parts {
         self.forget().await;
         self.purge().await;
         self.enforce_quota().await;
+        if let Err(error) = self.egress.trim(&self.journal).await {
+            tracing::warn!(%error, "old rows of the ledger could not be removed");
+        }
     }
 
     async fn enforce_quota(&self) {

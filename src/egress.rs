@@ -2,20 +2,25 @@
 //!
 //! [`limit`] windows, pauses and breakers, in one place for all apps, robots and calls ·
 //! [`call`] one request, one verdict · [`charge`] what calls cost, kept on disk so that a restart
-//! passes no limit.
+//! passes no limit · [`ledger`] what was used of the month, [`month`] its days, [`quota`] how it is told.
 
 pub mod call;
 pub mod charge;
+pub mod ledger;
 pub mod limit;
+pub mod month;
+pub mod quota;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::delivery::id::short_digest;
 use crate::delivery::verdict::{Scope, Verdict};
+use crate::dingtalk::answer::Api;
 use crate::health::Health;
 use crate::http::transport::{Origin, Transport};
 use crate::secret::Secret;
+use ledger::{Entry, Ledger, Metered};
 use limit::{Full, Key, Kind, Limits, Rules};
 
 /// A self-built app as DingTalk knows it.
@@ -46,6 +51,8 @@ pub struct Settings {
     pub timeout_ms: u64,
     /// The limits.
     pub rules: Rules,
+    /// The month.
+    pub month: ledger::Rules,
 }
 
 /// The way out.
@@ -56,6 +63,7 @@ pub struct Egress {
     clock: Clock,
     health: Health,
     limits: Mutex<Limits>,
+    ledger: Mutex<Ledger>,
     charges: charge::Charges,
     cleared: tokio::sync::Notify,
 }
@@ -65,8 +73,18 @@ pub struct Egress {
 #[derive(Debug)]
 pub struct Permit {
     keys: Vec<Key>,
+    /// What it counts under; `None`: it is exempt.
+    metered: Option<Metered>,
     egress: Arc<Egress>,
     open: bool,
+}
+
+/// What a call came to: to be written to disk with its result.
+#[derive(Debug)]
+pub struct Settled {
+    keys: Vec<Key>,
+    pause: Option<Pause>,
+    entries: Vec<Entry>,
 }
 
 /// A limit was paused: to be written to disk with the result.
@@ -87,6 +105,7 @@ impl Egress {
         health: Health,
     ) -> Self {
         let limits = Mutex::new(Limits::new(settings.rules.clone()));
+        let ledger = Mutex::new(Ledger::new(settings.month.clone()));
         let settings = arc_swap::ArcSwap::from_pointee(settings);
         Self {
             settings,
@@ -94,6 +113,7 @@ impl Egress {
             clock,
             health,
             limits,
+            ledger,
             charges: charge::Charges::default(),
             cleared: tokio::sync::Notify::new(),
         }
@@ -107,16 +127,35 @@ impl Egress {
             // A reload usually follows a cure: whoever was blocked may try at once.
             limits.clear_pauses(&[Kind::App, Kind::AppApi, Kind::Organisation]);
         }
+        self.withdraw();
+        self.ledger().set_rules(settings.month.clone());
+        self.review();
         self.cleared.notify_one();
         self.settings.store(Arc::new(settings));
     }
 
     /// Asks for a call now.
     pub fn try_acquire(self: &Arc<Self>, keys: &[Key], critical: bool) -> Result<Permit, Full> {
-        self.limits()
-            .acquire(keys, critical, self.clock.mono_ms())?;
+        let mut keys = keys.to_vec();
+        let now_ms = self.clock.mono_ms();
+        let taken = self
+            .ledger()
+            .take(&mut keys, critical, self.clock.wall_ms());
+        let metered = taken.map_err(|(key, wait_ms)| {
+            crate::metrics::rate_limited(key.kind.label());
+            let until_ms = now_ms + wait_ms;
+            Full { key, until_ms }
+        })?;
+        let acquired = self.limits().acquire(&keys, critical, now_ms);
+        if let Err(full) = acquired {
+            if let Some(metered) = &metered {
+                self.ledger().give_back(metered);
+            }
+            return Err(full);
+        }
         Ok(Permit {
-            keys: keys.to_vec(),
+            keys,
+            metered,
             egress: self.clone(),
             open: true,
         })
@@ -124,23 +163,47 @@ impl Egress {
 
     /// How many calls `key` allows now: how many of those who wait for it should try.
     pub fn capacity(&self, key: Key) -> usize {
-        self.limits().capacity(key, self.clock.mono_ms())
+        let month = self.ledger().capacity(key, self.clock.wall_ms());
+        let limits = self.limits().capacity(key, self.clock.mono_ms());
+        limits.min(month.unwrap_or(usize::MAX))
     }
 
     /// When those who wait for `key` should try again (monotonic milliseconds, in the future).
     pub fn free_at(&self, key: Key, critical: bool) -> u64 {
-        self.limits().free_at(key, critical, self.clock.mono_ms())
+        let now_ms = self.clock.mono_ms();
+        let ledger = self.ledger();
+        let month_ms = ledger.full_for_ms(key, critical, self.clock.wall_ms());
+        drop(ledger);
+        let free_ms = self.limits().free_at(key, critical, now_ms);
+        month_ms.map_or(free_ms, |wait_ms| free_ms.max(now_ms + wait_ms))
     }
 
-    /// The call was made: releases the permit and pauses what the verdict wants paused.
-    pub fn settle(&self, mut permit: Permit, verdict: &Verdict) -> Option<Pause> {
+    /// The call was made: releases the permit, counts it, and pauses what the verdict wants paused.
+    pub fn settle(&self, mut permit: Permit, verdict: &Verdict) -> Settled {
         permit.open = false;
         let now_ms = self.clock.mono_ms();
         let jitter = crate::delivery::random::share();
         self.limits()
             .release(&permit.keys, verdict_about_host(verdict), now_ms, jitter);
         self.report_host(&permit.keys, verdict);
-        self.pause(&permit.keys, verdict)
+        let pause = self.pause(&permit.keys, verdict);
+        let mut entries = vec![];
+        if let Some(metered) = &permit.metered {
+            let wall_ms = self.clock.wall_ms();
+            let mut ledger = self.ledger();
+            entries = ledger.book(metered, verdict, wall_ms);
+            let marked = entries.iter().any(|entry| !matches!(entry, Entry::Add(..)));
+            let is_news = marked || ledger.untold(&metered.meter.payer, wall_ms).is_some();
+            drop(ledger);
+            if is_news {
+                self.review();
+            }
+        }
+        Settled {
+            keys: std::mem::take(&mut permit.keys),
+            pause,
+            entries,
+        }
     }
 
     /// An open breaker is trouble that the operator should hear of.
@@ -204,6 +267,9 @@ impl Egress {
     pub fn give_back(&self, mut permit: Permit) {
         permit.open = false;
         self.limits().give_back(&permit.keys);
+        if let Some(metered) = &permit.metered {
+            self.ledger().give_back(metered);
+        }
     }
 
     /// Withdraws "degraded" of pauses that are over, and forgets idle limits.
@@ -215,6 +281,7 @@ impl Egress {
             }
         }
         self.transport.sweep();
+        self.review();
     }
 
     /// Returns when pauses were cleared: those who wait should try.
@@ -235,6 +302,10 @@ impl Egress {
     fn limits(&self) -> MutexGuard<'_, Limits> {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Permit {
@@ -249,6 +320,12 @@ impl Drop for Permit {
         if self.open {
             let now_ms = self.egress.clock.mono_ms();
             self.egress.limits().release(&self.keys, None, now_ms, 0.5);
+            if let Some(metered) = &self.metered {
+                // The next start finds its charge without a result and writes this down.
+                let mut ledger = self.egress.ledger();
+                ledger.give_back(metered);
+                ledger.count(&metered.meter, 1, self.egress.clock.wall_ms());
+            }
         }
     }
 }
@@ -263,19 +340,24 @@ fn verdict_about_host(verdict: &Verdict) -> Option<bool> {
 }
 
 /// The limits that cover a call by an app.
-pub fn app_keys(app: &str, api: crate::dingtalk::answer::Api, chat: Option<&str>) -> Vec<Key> {
+///
+/// The organisation's key names the meter; [`Egress::try_acquire`] puts in its place the key that all who
+/// share an allowance have, because which organisation pays is configured and may change.
+pub fn app_keys(app: &str, api: Api, chat: Option<&str>) -> Vec<Key> {
     let label = api.label();
     let mut keys = vec![
         Key::EGRESS,
         Key::new(Kind::Host, short_digest(&[b"api"])),
         Key::new(Kind::Api, short_digest(&[label.as_bytes()])),
-        Key::new(Kind::Organisation, 0),
         Key::new(Kind::App, short_digest(&[app.as_bytes()])),
         Key::new(
             Kind::AppApi,
             short_digest(&[app.as_bytes(), label.as_bytes()]),
         ),
     ];
+    if api.is_metered() {
+        keys.insert(3, ledger::meter_key(app, api));
+    }
     if let Some(chat) = chat {
         keys.push(Key::new(
             Kind::Chat,
@@ -290,6 +372,7 @@ pub fn robot_keys(robot: &str) -> Vec<Key> {
     vec![
         Key::EGRESS,
         Key::new(Kind::Host, short_digest(&[b"oapi"])),
+        ledger::meter_key(robot, Api::WebhookSend),
         Key::new(Kind::Robot, short_digest(&[robot.as_bytes()])),
     ]
 }

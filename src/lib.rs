@@ -29,7 +29,7 @@
 //! | [`inbound`] · [`outbound`] | the two flows, step by step; they never name each other |
 //! | [`directory`] | what we know durably: the groups |
 //! | [`cache`] | what can be fetched again: tokens |
-//! | [`egress`] | the one way out to DingTalk: limits, breaker, call, verdict |
+//! | [`egress`] | the one way out to DingTalk: limits, breaker, call, verdict, the month's ledger |
 //! | [`http`] · [`journal`] | doors and calls with a limit on everything; what must not be lost |
 //! | [`metrics`] | every metric, once |
 //! | [`dingtalk`] | ── pure ── the vendor's wire: signature, envelope, event, message, answer |

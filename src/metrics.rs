@@ -150,6 +150,18 @@ const GAUGES: &[(&str, &str)] = &[
         "When the app's token expires; 0 = none.",
     ),
     (
+        "dingd_quota_used",
+        "Metered API calls or webhook messages of this month.",
+    ),
+    (
+        "dingd_quota_limit",
+        "How many of them there are a month; 0 = unlimited.",
+    ),
+    (
+        "dingd_quota_exhausted",
+        "1 while DingTalk says that there are no more.",
+    ),
+    (
         "dingd_clock_skew_seconds",
         "DingTalk's Date header minus this machine's clock.",
     ),
@@ -406,6 +418,16 @@ pub fn token_refresh(app: &str, result: &'static str) {
 pub fn token_expiry(app: &str, wall_ms: u64) {
     emit!(gauge, "dingd_token_expiry_timestamp_seconds", "app" => app.to_owned())
         .set(float(wall_ms) / 1e3);
+}
+
+/// How an organisation's month stands; it is called after its first app.
+pub fn quota(organisation: &str, kind: &'static str, used: u64, limit: u64, exhausted: bool) {
+    emit!(gauge, "dingd_quota_used", "organisation" => organisation.to_owned(), "kind" => kind)
+        .set(float(used));
+    emit!(gauge, "dingd_quota_limit", "organisation" => organisation.to_owned(), "kind" => kind)
+        .set(float(limit));
+    emit!(gauge, "dingd_quota_exhausted", "organisation" => organisation.to_owned(), "kind" => kind)
+        .set(f64::from(u8::from(exhausted)));
 }
 
 /// What an answer came to.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::dead::Dead;
 use crate::delivery::state::Priority;
+use crate::egress::Egress;
 use crate::health::Health;
 use crate::http::audit::{Who, audited};
 use crate::http::listen::Request;
@@ -58,6 +59,8 @@ pub struct Books {
     pub inbox: Arc<Inbox>,
     /// Messages.
     pub outbox: Arc<Queue<Live>>,
+    /// The month.
+    pub egress: Arc<Egress>,
 }
 
 impl Books {
@@ -75,6 +78,7 @@ impl Books {
         metrics::dedup_entries(self.inbox.dedup.len());
         report(&self.inbox.queue);
         report(&self.outbox);
+        self.egress.review();
         mismatch
     }
 

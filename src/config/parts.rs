@@ -17,7 +17,7 @@ use crate::delivery::state::Priority;
 use crate::dingtalk::digest::Language;
 use crate::dingtalk::envelope::{Freshness, Keys};
 use crate::egress::limit::{Kind, Rule, Rules};
-use crate::egress::{self, App};
+use crate::egress::{self, App, ledger};
 use crate::http::listen::Limits;
 use crate::http::tls::Files;
 use crate::http::transport::Origin;
@@ -48,12 +48,18 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
     let admin_listen = address(&admin, "127.0.0.1:9680");
     admin.finish();
     let apps = apps(root);
-    let rules = rules(root);
+    let (rules, month) = limits(root);
     let per_minute = rules.0.get(&Kind::Robot).map_or(20.0, |rule| {
         f64::from(rule.count) * 60_000.0 / u32::try_from(rule.window_ms).map_or(60_000.0, f64::from)
     });
-    let (egress, addresses, connect_timeout_ms) = egress(root, rules);
-    let robots = robots(root);
+    let (robots, corps) = robots(root, only_corp(&apps));
+    let named = |(app, _): &(App, _)| (app.name.clone(), app.corp_id.clone());
+    let month = ledger::Rules {
+        apps: apps.iter().map(named).collect(),
+        robots: corps,
+        ..month
+    };
+    let (egress, addresses, connect_timeout_ms) = egress(root, rules, month);
     let outbound = outbound(root, clients, &apps, robots, per_minute);
     let inbound = inbound(root, apps);
     let keep = keep(root);
@@ -196,13 +202,11 @@ fn apps(root: &Section<'_>) -> Vec<(App, Option<Keys>)> {
     let mut apps: Vec<(App, Option<Keys>)> = vec![];
     for section in root.sections("apps") {
         let name = name(&section, apps.iter().map(|(app, _)| app.name.as_str()));
-        let form = |text: &str| {
-            !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic())
-        };
-        let corp_id = section.required("corp_id", form, "the CorpId of the console's home page");
+        let corp_id =
+            section.required("corp_id", is_plain, "the CorpId of the console's home page");
         let client_id = section.required(
             "client_id",
-            form,
+            is_plain,
             "the Client ID (AppKey) of the app's credentials page",
         );
         let client_secret = section.secret("client_secret");
@@ -257,8 +261,20 @@ fn callback(section: &Section<'_>, client_id: Option<&str>) -> Option<Keys> {
     }
 }
 
-fn robots(root: &Section<'_>) -> HashMap<String, Robot> {
+/// The organisation, if all apps have the same.
+fn only_corp(apps: &[(App, Option<Keys>)]) -> Option<&str> {
+    let mut corps = apps.iter().map(|(app, _)| app.corp_id.as_str());
+    let first = corps.next()?;
+    corps.all(|corp| corp == first).then_some(first)
+}
+
+/// The robots, and the organisation of each.
+fn robots(
+    root: &Section<'_>,
+    only_corp: Option<&str>,
+) -> (HashMap<String, Robot>, Vec<(String, String)>) {
     let mut robots: HashMap<String, Robot> = HashMap::new();
+    let mut corps = vec![];
     for section in root.sections("robots") {
         let name = name(&section, robots.keys().map(String::as_str));
         let access_token = section.secret("access_token");
@@ -273,6 +289,11 @@ fn robots(root: &Section<'_>) -> HashMap<String, Robot> {
             );
         }
         let secret = section.optional_secret("secret");
+        let corp_id = if section.has("corp_id") {
+            section.required("corp_id", is_plain, "the CorpId of the console's home page")
+        } else {
+            only_corp.map(ToOwned::to_owned)
+        };
         section.finish();
         let same = |known: &Robot| {
             access_token
@@ -285,6 +306,7 @@ fn robots(root: &Section<'_>) -> HashMap<String, Robot> {
             section.fault("access_token", problem, "name each robot once");
         }
         if let (Some(name), Some(access_token)) = (name, access_token) {
+            corps.push((name.clone(), corp_id.unwrap_or_default()));
             robots.insert(
                 name.clone(),
                 Robot {
@@ -295,10 +317,28 @@ fn robots(root: &Section<'_>) -> HashMap<String, Robot> {
             );
         }
     }
-    robots
+    (robots, corps)
 }
 
-fn rules(root: &Section<'_>) -> Rules {
+/// A CorpId, Client ID and the like.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn month(limits: &Section<'_>) -> ledger::Rules {
+    let section = limits.section("month");
+    let month = ledger::Rules {
+        api_calls: section.number("api_calls", 0..=1_000_000_000, 5_000),
+        webhook_messages: section.number("webhook_messages", 0..=1_000_000_000, 3_000),
+        enforce: section.flag("enforce", false),
+        reserve_critical_percent: section.number("reserve_critical_percent", 0..=99, 5),
+        ..ledger::Rules::default()
+    };
+    section.finish();
+    month
+}
+
+fn limits(root: &Section<'_>) -> (Rules, ledger::Rules) {
     let limits = root.section("limits");
     let mut rules = BTreeMap::new();
     for (key, kind, count, window_ms, reserve) in [
@@ -332,11 +372,16 @@ fn rules(root: &Section<'_>) -> Rules {
         section.finish();
         rules.insert(kind, rule);
     }
+    let month = month(&limits);
     limits.finish();
-    Rules(rules)
+    (Rules(rules), month)
 }
 
-fn egress(root: &Section<'_>, rules: Rules) -> (Option<egress::Settings>, Vec<String>, u64) {
+fn egress(
+    root: &Section<'_>,
+    rules: Rules,
+    month: ledger::Rules,
+) -> (Option<egress::Settings>, Vec<String>, u64) {
     let section = root.section("egress");
     let addresses = section.texts("addresses");
     let insecure = section.flag("allow_insecure", false);
@@ -364,6 +409,7 @@ fn egress(root: &Section<'_>, rules: Rules) -> (Option<egress::Settings>, Vec<St
         oapi,
         timeout_ms,
         rules,
+        month,
     });
     (settings, addresses, connect_timeout_ms)
 }

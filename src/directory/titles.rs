@@ -125,7 +125,8 @@ impl Titles {
                 body: Bytes::from(serde_json::to_vec(&query).unwrap_or_default()),
             })
             .await;
-        self.egress.settle(permit, &judged.verdict);
+        let settled = self.egress.settle(permit, &judged.verdict);
+        self.egress.counted(&self.journal, settled);
         if let Verdict::RefreshToken(_) = judged.verdict {
             self.tokens.refused(&app.name, &token);
             return false;

@@ -7,10 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::ledger::{KEEP_DAYS, Meter};
 use super::limit::{Key, Kind};
-use super::{Egress, Pause, Permit};
+use super::month::Day;
+use super::{Egress, Permit, Settled};
 use crate::delivery::record;
-use crate::journal::{Batch, Order, ReadError, Table, View};
+use crate::journal::{Batch, Journal, Order, ReadError, Table, View, number_of};
 
 /// Charges stay this much longer than the longest window, in milliseconds.
 const SLACK_MS: u64 = 60_000;
@@ -32,11 +34,37 @@ struct Charge {
     keys: Vec<Key>,
     /// Wall time of the end; `None` while the call is under way.
     ended_ms: Option<u64>,
+    /// While it is under way: what it counts under in the ledger, from when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metered: Option<(Meter, u64)>,
 }
 
 impl Egress {
-    /// Reads charges and pauses back. What was under way when the process died counts as ended now.
-    pub fn load(&self, view: &View<'_>) -> Result<(), ReadError> {
+    /// Reads charges, pauses and the ledger back. What was under way when the process died counts as
+    /// made and as ended now: `batch` says so once and for all.
+    pub fn load(&self, view: &View<'_>, batch: &mut Batch) -> Result<(), ReadError> {
+        self.load_ledger(view)?;
+        self.load_charges(view, batch)?;
+        self.ledger().loaded();
+        self.review();
+        self.load_pauses(view)
+    }
+
+    fn load_ledger(&self, view: &View<'_>) -> Result<(), ReadError> {
+        let mut ledger = self.ledger();
+        view.walk(
+            Table::Ledger,
+            &[],
+            &[],
+            Order::Ascending,
+            &mut |key, value| {
+                ledger.read(key, number_of(value));
+                true
+            },
+        )
+    }
+
+    fn load_charges(&self, view: &View<'_>, batch: &mut Batch) -> Result<(), ReadError> {
         let (mono_ms, wall_ms) = (self.clock.mono_ms(), self.clock.wall_ms());
         let mut limits = self.limits();
         let mut last = 0;
@@ -48,7 +76,12 @@ impl Egress {
             &mut |key, value| {
                 last = crate::journal::queue::seq_of(key);
                 match record::decode::<Charge>(value) {
-                    Ok(charge) => {
+                    Ok(mut charge) => {
+                        if let Some((meter, at_ms)) = charge.metered.take() {
+                            self.ledger().count(&meter, 1, at_ms).write(batch);
+                            charge.ended_ms = Some(wall_ms);
+                            batch.put(Table::Charges, key, record::encode(&charge));
+                        }
                         let ended_ms = charge.ended_ms.unwrap_or(wall_ms).min(wall_ms);
                         let mono_ms = mono_ms.saturating_sub(wall_ms - ended_ms);
                         for key in charge.keys {
@@ -62,6 +95,12 @@ impl Egress {
             },
         )?;
         self.charges.next.store(last + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn load_pauses(&self, view: &View<'_>) -> Result<(), ReadError> {
+        let (mono_ms, wall_ms) = (self.clock.mono_ms(), self.clock.wall_ms());
+        let mut limits = self.limits();
         view.walk(
             Table::Pauses,
             &[],
@@ -86,29 +125,34 @@ impl Egress {
     /// Puts the cost of a call into the batch that holds its intent.
     pub fn charge(&self, batch: &mut Batch, permit: &Permit) -> ChargeId {
         let id = self.charges.next.fetch_add(1, Ordering::Relaxed);
+        let metered = permit.metered.as_ref();
         let charge = Charge {
             keys: permit.keys().to_vec(),
             ended_ms: None,
+            metered: metered.map(|one| (Meter::clone(&one.meter), self.clock.wall_ms())),
         };
         batch.put(Table::Charges, id.to_be_bytes(), record::encode(&charge));
         ChargeId(id)
     }
 
-    /// Dates the charge in the batch that holds the result, with the pause that came of it, and
-    /// deletes what is too old to matter.
-    pub fn charged(
-        &self,
-        batch: &mut Batch,
-        id: ChargeId,
-        permit_keys: &[Key],
-        pause: Option<Pause>,
-    ) {
+    /// Dates the charge in the batch that holds the result, counts the call, writes the pause that came
+    /// of it, and deletes what is too old to matter.
+    pub fn charged(&self, batch: &mut Batch, id: ChargeId, settled: Settled) {
         let wall_ms = self.clock.wall_ms();
+        let Settled {
+            keys,
+            pause,
+            entries,
+        } = settled;
         let charge = Charge {
-            keys: permit_keys.to_vec(),
+            keys,
             ended_ms: Some(wall_ms),
+            metered: None,
         };
         batch.put(Table::Charges, id.0.to_be_bytes(), record::encode(&charge));
+        for entry in entries {
+            entry.write(batch);
+        }
         if let Some(pause) = pause {
             let until_ms = wall_ms + pause.until_ms.saturating_sub(self.clock.mono_ms());
             batch.put(Table::Pauses, pause.key.bytes(), record::encode(&until_ms));
@@ -122,6 +166,51 @@ impl Egress {
             settled.pop_front();
             batch.delete(Table::Charges, old.to_be_bytes());
         }
+    }
+}
+
+impl Egress {
+    /// Counts a call that had no charge: one that shows people nothing and that a crash may forget.
+    pub fn counted(&self, journal: &Journal, settled: Settled) {
+        let mut batch = Batch::default();
+        for entry in settled.entries {
+            entry.write(&mut batch);
+        }
+        if !batch.is_empty() {
+            journal.submit(batch, |result| {
+                if result.is_err() {
+                    tracing::debug!("a call could not be counted; the process is about to end");
+                }
+            });
+        }
+    }
+
+    /// Removes rows of the ledger that nobody asks for any more, once a day.
+    pub async fn trim(&self, journal: &Journal) -> Result<(), ReadError> {
+        let oldest = Day::at(self.clock.wall_ms()).before(KEEP_DAYS);
+        if !self.ledger().forget(oldest) {
+            return Ok(());
+        }
+        let end = oldest.text();
+        let mut batch = Batch::default();
+        let batch = journal.read(move |view| {
+            view.walk(
+                Table::Ledger,
+                &[],
+                end.as_bytes(),
+                Order::Ascending,
+                &mut |key, _| {
+                    batch.delete(Table::Ledger, key);
+                    true
+                },
+            )?;
+            Ok(batch)
+        });
+        let batch = batch.await?;
+        if !batch.is_empty() && journal.commit(batch).await.is_err() {
+            tracing::warn!("old rows of the ledger could not be removed");
+        }
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ use crate::delivery::record;
 use crate::delivery::state::State;
 use crate::dingtalk::envelope::percent_decode;
 use crate::directory::chats::{Chat, ChatState, Chats, Filter};
+use crate::egress::Egress;
 use crate::http::audit::{Who, audited};
 use crate::http::listen::Request;
 use crate::http::problem::{self, Answer, Problem};
@@ -37,6 +38,8 @@ pub struct Api {
     pub outbox: Arc<Outbox>,
     /// Groups.
     pub chats: Arc<Chats>,
+    /// The month.
+    pub egress: Arc<Egress>,
     /// To the task that owns what waits.
     pub commands: mpsc::Sender<Command>,
 }
@@ -145,6 +148,8 @@ impl Api {
             ["v1", "chats"] | ["v1", "chats", _] => {
                 ("chats", Err(Problem::method_not_allowed("GET")))
             }
+            ["v1", "quota"] if method == Method::GET => ("quota", self.get_quota(request)),
+            ["v1", "quota"] => ("quota", Err(Problem::method_not_allowed("GET"))),
             _ => ("none", Err(Problem::no_such_route())),
         };
         (route, result.unwrap_or_else(|problem| problem.answer()))
@@ -341,6 +346,11 @@ impl Api {
             .await
             .map_err(|error| unreadable(&error))?;
         Ok(problem::json(200, &page))
+    }
+
+    fn get_quota(&self, request: &Request) -> Result<Answer, Problem> {
+        Query::parse(request, &[])?;
+        Ok(problem::json(200, &self.egress.quota()))
     }
 
     fn list_chats(&self, request: &Request) -> Result<Answer, Problem> {

@@ -25,7 +25,7 @@ use crate::dingtalk::signature;
 use crate::egress::call::Request;
 use crate::egress::charge::ChargeId;
 use crate::egress::limit::Key;
-use crate::egress::{Egress, Pause, Permit, app_keys, robot_keys};
+use crate::egress::{Egress, Permit, Settled, app_keys, robot_keys};
 use crate::faults::{Bug, bug, point};
 use crate::journal::queue::Queue;
 use crate::journal::{Batch, Journal, ReadError, Table};
@@ -76,15 +76,8 @@ pub enum Left {
 struct Came<'a> {
     verdict: &'a Verdict,
     /// What the call was charged to; `None` if none was made.
-    charged: Option<Charged>,
+    charged: Option<(ChargeId, Settled)>,
     retry_after_s: Option<u64>,
-}
-
-/// What a call was charged to.
-struct Charged {
-    id: ChargeId,
-    keys: Vec<Key>,
-    pause: Option<Pause>,
 }
 
 impl Route {
@@ -174,22 +167,16 @@ impl Sender {
         point("call.before");
         let judged = self.egress.call(request).await;
         point("call.after");
-        let keys = permit.keys().to_vec();
         // The limits learn from what DingTalk said, not from what we make of it.
-        let pause = self.egress.settle(permit, &judged.verdict);
+        let settled = self.egress.settle(permit, &judged.verdict);
         let verdict = second_chance(judged.verdict, live.progress.failures);
         if let (Verdict::RefreshToken(_), Some(token)) = (&verdict, &token) {
             self.tokens.refused(&live.app, token);
         }
         let retry_after_s = judged.reply.and_then(|reply| reply.retry_after_s);
-        let charged = Some(Charged {
-            id: charge,
-            keys,
-            pause,
-        });
         let came = Came {
             verdict: &verdict,
-            charged,
+            charged: Some((charge, settled)),
             retry_after_s,
         };
         self.settle(seq, &message, live, came).await
@@ -341,9 +328,8 @@ impl Sender {
             .progress
             .settle(came.verdict, live.ambiguous, live.is_keyed());
         let mut batch = Batch::default();
-        if let Some(charged) = came.charged {
-            self.egress
-                .charged(&mut batch, charged.id, &charged.keys, charged.pause);
+        if let Some((id, settled)) = came.charged {
+            self.egress.charged(&mut batch, id, settled);
         }
         let delay_ms = match next {
             Next::Finished => return self.conclude(seq, message, live, batch).await,

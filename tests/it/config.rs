@@ -154,6 +154,10 @@ fn all_faults_are_told_at_once_with_their_keys() {
         [limits.robot]
         count = 5
         reserve_critical = 5
+        [limits.month]
+        api_calls = -1
+        reserve_critical_percent = 100
+        enforced = true
         [log]
         format = "xml"
     "#;
@@ -177,10 +181,31 @@ fn all_faults_are_told_at_once_with_their_keys() {
         "upstreams[0].secret",
         "upstreams[0].apps",
         "limits.robot.reserve_critical",
+        "limits.month.api_calls",
+        "limits.month.reserve_critical_percent",
+        "limits.month.enforced: is unknown",
         "log.format",
     ] {
         assert!(faults.contains(key), "{key} is missing in:\n{faults}");
     }
+}
+
+#[test]
+fn a_robot_belongs_to_the_only_organisation_or_to_the_one_that_is_named() {
+    let second =
+        "[[apps]]\nname = \"b\"\ncorp_id = \"other\"\nclient_id = \"b\"\nclient_secret = \"s\"\n";
+    let robot = "name = \"sre-group\"\n";
+    let named = format!("{robot}corp_id = \"other\"\n");
+    for (text, corp) in [
+        (MINIMAL.to_owned(), "dingcorp0001"),
+        (format!("{MINIMAL}{second}"), ""),
+        (format!("{MINIMAL}{second}").replace(robot, &named), "other"),
+    ] {
+        let robots = read(&text).unwrap().egress.month.robots;
+        assert_eq!(robots, [("sre-group".to_owned(), corp.to_owned())]);
+    }
+    let empty = MINIMAL.replace(robot, &format!("{robot}corp_id = \"\"\n"));
+    assert!(read(&empty).unwrap_err()[0].starts_with("robots[0].corp_id"));
 }
 
 #[test]
