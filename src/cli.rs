@@ -13,6 +13,7 @@ mod demo;
 mod journal;
 mod messages;
 mod output;
+mod quota;
 mod run;
 mod send;
 mod sim;
@@ -47,6 +48,8 @@ enum Command {
     Send(send::Arguments),
     /// The groups that the running daemon knows.
     Chats(chats::Arguments),
+    /// What was used of the month's API calls and webhook messages.
+    Quota(quota::Arguments),
     /// Messages: list, show, cancel, resolve.
     Messages(messages::Arguments),
     /// Dead letters: list, show, replay, purge.
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::main(&arguments),
         Command::Send(arguments) => send::main(arguments),
         Command::Chats(arguments) => chats::main(&arguments),
+        Command::Quota(arguments) => quota::main(&arguments),
         Command::Messages(arguments) => messages::main(&arguments),
         Command::Dead(arguments) => dead::main(&arguments),
         Command::Backup(arguments) => backup::main(&arguments),
