@@ -137,7 +137,8 @@ async fn a_missing_permission_blocks_the_call_and_names_the_scope() {
             .contains("qyapi_robot_sendmsg")
     })
     .await;
-    let message = stage.message(&id).await;
+    // It is reported a moment before the message's state is written.
+    let message = stage.reaches(&id, "queued").await;
     assert_eq!(
         (&message["state"], &message["attempts"]),
         (&json!("queued"), &json!(0))

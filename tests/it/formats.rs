@@ -2,37 +2,118 @@
 //!
 //! `DINGD_WRITE_ROWS=<file>` makes such a file; a release adds one and never changes an old one.
 
+use std::path::Path;
+
 use dingd::journal::{Batch, Journal, Order, Table};
 use dingd::sim::daemon::Daemon;
 use serde_json::{Value, json};
 
-use crate::support::{Stage, other_event, robot, text_to, until};
+use crate::support::{Stage, other_event, program, robot, text_to, until};
 
 const RENAMED: &str = r#"{"EventType":"chat_update_title","eventId":"e-rename","timeStamp":1760000000100,"title":"值班告警群","openConversationId":"cidAb+cd/Ef==","operator":"manager0001"}"#;
 
 #[tokio::test]
 async fn a_store_of_version_1_is_read() {
-    if let Some(file) = std::env::var_os("DINGD_WRITE_ROWS") {
-        std::fs::write(file, write_rows().await).unwrap();
-    }
-    let rows: Value = serde_json::from_str(include_str!("../vectors/rows-v1.json")).unwrap();
     let stage = Stage::open().await;
     let stage = stage
         .again(async |daemon, dir| {
             daemon.terminate().await;
+            fill(dir, include_str!("../vectors/rows-v1.json"), "1").await;
+        })
+        .await;
+    everything_is_there(&stage).await;
+    let month = stage.get("/v1/quota").await.json();
+    let used = &month["organisations"][0]["api_calls"]["used"];
+    assert_eq!(used, 0, "nobody counted: {month}");
+    let state = Daemon::state_dir(stage.dir.path());
+    let announced = std::fs::read_to_string(state.join(FORMAT_FILE)).unwrap();
+    assert_eq!(announced, "2\n", "an older release refuses it");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_store_of_version_2_is_read() {
+    if let Some(file) = std::env::var_os("DINGD_WRITE_ROWS") {
+        std::fs::write(file, write_rows().await).unwrap();
+    }
+    let stage = Stage::open().await;
+    let stage = stage
+        .again(async |daemon, dir| {
+            daemon.terminate().await;
+            fill(dir, include_str!("../vectors/rows-v2.json"), "2").await;
             let journal = Journal::open(&Daemon::state_dir(dir)).unwrap();
-            let mut batch = Batch::default();
-            for row in rows.as_array().unwrap() {
-                let name = row["table"].as_str().unwrap();
-                let table = Table::ALL.into_iter().find(|t| t.name() == name).unwrap();
-                let bytes = |member: &str| unhex(row[member].as_str().unwrap());
-                batch.put(table, bytes("key"), bytes("value"));
-            }
-            journal.commit(batch).await.unwrap();
-            assert_eq!(journal.check().unwrap().damaged(), 0);
+            let rows = journal.check().unwrap().tables;
+            let ledger = rows.iter().find(|rows| rows.table == "ledger").unwrap();
+            assert!(ledger.rows > 0 && ledger.damaged == 0, "{ledger:?}");
             journal.close();
         })
         .await;
+    everything_is_there(&stage).await;
+    stage.close().await;
+}
+
+/// Killed at any moment, the store is of one version or the other; either way it opens here, and an older
+/// release leaves it alone from the first moment on.
+#[tokio::test]
+async fn taking_a_store_of_version_1_over_may_be_killed_anywhere() {
+    for point in ["migrate.before:1", "migrate.after:1"] {
+        let stage = Stage::open().await;
+        let stage = stage
+            .again(async |daemon, dir| {
+                daemon.terminate().await;
+                fill(dir, include_str!("../vectors/rows-v1.json"), "1").await;
+                let config = std::fs::read_to_string(dir.join("config.toml")).unwrap();
+                let env = [("DINGD_DIE_AT", point)];
+                let died = Daemon::start_with(program(), dir, &config, &env).await;
+                assert!(died.is_err(), "it died at {point}");
+                let announced = std::fs::read_to_string(Daemon::state_dir(dir).join(FORMAT_FILE));
+                assert_eq!(announced.unwrap(), "2\n", "before the tables change");
+            })
+            .await;
+        everything_is_there(&stage).await;
+        stage.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_backup_of_version_1_is_restored() {
+    let stage = Stage::open().await;
+    let stage = stage
+        .again(async |daemon, dir| {
+            daemon.terminate().await;
+            fill(dir, include_str!("../vectors/rows-v1.json"), "1").await;
+            let state = Daemon::state_dir(dir);
+            let copy = dir.join("copy");
+            std::fs::rename(state.join("journal.redb"), &copy).unwrap();
+            let restored = dingd::journal::copy::restore(&state, &copy).unwrap();
+            assert_eq!(restored.damaged(), 0);
+        })
+        .await;
+    everything_is_there(&stage).await;
+    stage.close().await;
+}
+
+const FORMAT_FILE: &str = "journal.format";
+
+/// Puts rows into a store, which is of the version that they say, and so is the file beside it.
+async fn fill(dir: &Path, rows: &str, version: &str) {
+    let state = Daemon::state_dir(dir);
+    let rows: Value = serde_json::from_str(rows).unwrap();
+    let journal = Journal::open(&state).unwrap();
+    let mut batch = Batch::default();
+    for row in rows.as_array().unwrap() {
+        let name = row["table"].as_str().unwrap();
+        let table = Table::ALL.into_iter().find(|t| t.name() == name).unwrap();
+        let bytes = |member: &str| unhex(row[member].as_str().unwrap());
+        batch.put(table, bytes("key"), bytes("value"));
+    }
+    journal.commit(batch).await.unwrap();
+    assert_eq!(journal.check().unwrap().damaged(), 0);
+    journal.close();
+    std::fs::write(state.join(FORMAT_FILE), format!("{version}\n")).unwrap();
+}
+
+async fn everything_is_there(stage: &Stage) {
     let page = stage.get("/v1/messages").await.json();
     let states: Vec<_> = page["messages"]
         .as_array()
@@ -68,7 +149,6 @@ async fn a_store_of_version_1_is_read() {
             .all(|m| !["queued", "sending", "retrying"].contains(&m["state"].as_str().unwrap()))
     })
     .await;
-    stage.close().await;
 }
 
 /// One of each: sent, dead and waiting messages, a key, events, a chat, charges, a pause.

@@ -28,6 +28,7 @@ mod house;
 mod limits;
 mod messages;
 mod process;
+mod quota;
 mod requests;
 mod seeded;
 mod simulation;

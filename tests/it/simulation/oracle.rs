@@ -8,7 +8,7 @@ use dingd::delivery::record;
 use dingd::delivery::state::{Ambiguous, State};
 use dingd::dingtalk::message::Content;
 use dingd::journal::queue::seq_of;
-use dingd::journal::{Order, ReadError, Table, View};
+use dingd::journal::{Order, ReadError, Table, View, number_of};
 use dingd::outbound::{Live, Message as Kept, Route};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -24,7 +24,29 @@ struct Store {
     digests: BTreeMap<MessageId, (Kept, Live)>,
     /// Events and messages that have ended and were removed.
     purged: [u64; 2],
+    /// Sends in the month's ledger.
+    counted: u64,
     faults: Vec<String>,
+}
+
+/// Calls that can be under way when a life ends.
+const UNDER_WAY_MAX: u64 = 64;
+
+fn counted(view: &View<'_>) -> Result<u64, ReadError> {
+    let mut sum = 0;
+    view.walk(
+        Table::Ledger,
+        &[],
+        &[],
+        Order::Ascending,
+        &mut |key, value| {
+            if !key.ends_with(b"sceneGroups.query") {
+                sum += number_of(value);
+            }
+            true
+        },
+    )?;
+    Ok(sum)
 }
 
 /// How messages and events ended.
@@ -40,6 +62,7 @@ pub fn judge(simulation: &Simulation, life: &Life) -> Tally {
             store.order(simulation);
             store.outcomes(simulation);
             store.targets(simulation);
+            store.month(simulation);
             for (_, live) in store.messages.values() {
                 *tally
                     .entry(live.progress.state.label().to_owned())
@@ -102,8 +125,23 @@ impl Store {
             messages,
             digests,
             purged: books.map(|books| books.purged),
+            counted: counted(view)?,
             faults,
         })
+    }
+
+    /// Every send that arrived was counted once; those that were under way when a life ended may not have
+    /// left.
+    fn month(&mut self, simulation: &Simulation) {
+        let outside = simulation.world.lock();
+        let (least, lives) = (outside.arrived_sends, outside.starts_ms.len() as u64);
+        let most = outside.sends + lives * UNDER_WAY_MAX;
+        if !(least..=most).contains(&self.counted) {
+            let counted = self.counted;
+            self.faults.push(format!(
+                "{counted} sends were counted, but from {least} to {most} were made"
+            ));
+        }
     }
 
     /// Every callback that was acknowledged is there, once, under its id.

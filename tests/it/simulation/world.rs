@@ -51,6 +51,9 @@ pub struct Outside {
     /// What each upstream saw under each id.
     pub delivered: BTreeMap<(String, String), Delivered>,
     pub calls: u64,
+    /// Sends that left the daemon or were refused at the door, and those of them that arrived.
+    pub sends: u64,
+    pub arrived_sends: u64,
     /// When the wall clock was set forward, and when the daemon started.
     pub forward_ms: Vec<u64>,
     pub starts_ms: Vec<u64>,
@@ -123,6 +126,13 @@ struct Request {
     timeout_ms: u64,
 }
 
+impl Request {
+    /// Whether it carries a message to DingTalk.
+    fn is_send(&self) -> bool {
+        self.host.ends_with("dingtalk.com") && self.path.contains("/robot/")
+    }
+}
+
 impl World {
     pub fn new(seed: u64) -> Arc<Self> {
         let outside = Outside {
@@ -140,6 +150,8 @@ impl World {
             robot_bodies: BTreeMap::new(),
             delivered: BTreeMap::new(),
             calls: 0,
+            sends: 0,
+            arrived_sends: 0,
             forward_ms: vec![],
             starts_ms: vec![],
             jumps: 0,
@@ -206,6 +218,7 @@ impl World {
     }
 
     async fn exchange(&self, power: &Power, request: Request) -> Result<Reply, Failure> {
+        self.lock().sends += u64::from(request.is_send());
         let (fate, there_ms, back_ms) = self.lock().fate(&request);
         let failure = |left, detail: &str| Failure {
             request_may_have_left: left,
@@ -250,6 +263,7 @@ impl World {
         let (reply, what) = {
             let mut outside = self.lock();
             outside.calls += 1;
+            outside.arrived_sends += u64::from(request.is_send());
             let reply = match request.host.as_str() {
                 "api.dingtalk.com" => outside.api(request, kind, now_ms),
                 "oapi.dingtalk.com" => outside.robot(request, kind, now_ms),
