@@ -77,7 +77,7 @@ pub const fn bug(_: Bug) -> bool {
 
 /// The moments at which a process can be made to die: right before and right after each step that
 /// somebody outside, or the next start, relies on.
-pub const POINTS: [&str; 22] = [
+pub const POINTS: [&str; 24] = [
     "create.filled",
     "create.renamed",
     "migrate.before",
