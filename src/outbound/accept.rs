@@ -174,10 +174,7 @@ impl Outbox {
         let random = u16::try_from(random::number() & 0xffff).unwrap_or(0);
         message.id = MessageId::new(wall_ms, random, seq);
         let payload = record::encode(&message);
-        let target = match &message.to {
-            To::Chat(target) | To::Robot(target) => target.clone(),
-            To::Users(_) | To::Accounts(_) => String::new(),
-        };
+        let target = message.to.target().to_owned();
         let mut state = Live {
             id: message.id,
             app: message.app.clone(),

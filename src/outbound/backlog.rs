@@ -214,13 +214,14 @@ impl Backlog {
 
     /// What was in digest `seq` has ended with it.
     fn merge(&mut self, seq: u64) {
-        for (_, part) in self.folded.remove(&seq).unwrap_or_default() {
+        for (seq, part) in self.folded.remove(&seq).unwrap_or_default() {
+            self.reordered.remove(&seq);
             self.leave(part.lane);
         }
     }
 
     /// What was in digest `seq` waits again, before all that came later, and goes by itself.
-    fn unfold(&mut self, seq: u64) {
+    pub(super) fn unfold(&mut self, seq: u64) {
         let mut back: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         for (part, mut entry) in self.folded.remove(&seq).unwrap_or_default() {
             entry.fold = Fold::Never;
@@ -229,6 +230,8 @@ impl Backlog {
             back.entry(entry.lane).or_default().push(part);
         }
         for (lane, parts) in back {
+            // The digest, unless it flies: nothing is put back behind it.
+            self.lanes.take(&lane, 1, |item| item == seq);
             if let Some(shared) = self.shared.get(&lane) {
                 self.lanes.put_back(&lane, shared.priority, &parts);
             }
@@ -257,6 +260,8 @@ impl Backlog {
         }
         if reordered {
             self.reordered.insert(seq);
+            let parts = self.folded.get(&seq).into_iter().flatten();
+            self.reordered.extend(parts.map(|(part, _)| *part));
         }
     }
 
@@ -362,11 +367,14 @@ impl Recovery {
     }
 
     /// Everything was taken in: what is in a digest that is not there waits by itself.
-    pub(super) fn settle_digests(&mut self) {
+    pub(super) fn settle(&mut self) {
+        self.backlog.lanes.all_are_backlog();
         let digests: Vec<_> = self.backlog.folded.keys().copied().collect();
         for digest in digests {
             let waits = self.backlog.entries.contains_key(&digest);
-            if !waits && self.ended.iter().all(|(seq, ..)| *seq != digest) {
+            let ends =
+                |(seq, state, _): &(u64, State, _)| *seq == digest && *state == State::Unknown;
+            if !waits && !self.ended.iter().any(ends) {
                 self.backlog.unfold(digest);
             }
         }
@@ -484,6 +492,31 @@ mod tests {
         order.retain(|seq| *seq != 5);
         assert_eq!(order, [1, 2, 3, 4, 6]);
         assert!(backlog.shared.is_empty() && backlog.folded.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_in_a_digest_that_expired_overtakes_nobody() {
+        let mut backlog = backlog(&[60_000; 4]);
+        backlog.entries.get_mut(&2).unwrap().fold = Fold::Never;
+        let now_ms = backlog.clock.mono_ms();
+        let (lane, head) = backlog.lanes.next(now_ms).unwrap();
+        let parts = backlog.fold(lane, head, now_ms, 0);
+        assert_eq!(parts, [1, 3, 4]);
+        backlog.fly_digest(lane, 5, &parts);
+        let again = Landed::Again {
+            due_ms: now_ms + 600_000,
+            failed: true,
+        };
+        backlog.lanes.land(lane, again, now_ms);
+        backlog.land(5, true, false);
+        backlog.forget(5);
+        backlog.unfold(5);
+        let mut order = vec![];
+        while let Some((lane, seq)) = backlog.lanes.next(now_ms) {
+            order.push(seq);
+            backlog.lanes.drop_head(lane);
+        }
+        assert_eq!(order, [1, 2, 3, 4]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,8 @@
 //!
 //! A digest is a message like any other, with the lane, limits and attempts of the one whose turn it was;
 //! what it says is fixed when it is made, which is when it is sent. From the commit that makes it, each
-//! message in it names it; from the commit that ends it, each is `merged`, or waits again.
+//! message in it names it. The commit that ends it ends them as `merged`; or, if it came to nothing, they
+//! wait again as if they had never been in it.
 
 use super::send::{Left, Sender};
 use super::{Live, Message, dead};
@@ -19,6 +20,9 @@ use crate::metrics;
 
 /// Who a digest comes from.
 const CLIENT: &str = "dingd";
+
+/// What cannot be read now is read again after this, in milliseconds.
+const READ_AGAIN_MS: u64 = 5_000;
 
 /// A message with its state; neither if its record is damaged.
 type Part = (u64, Option<(Message, Live)>);
@@ -124,7 +128,7 @@ impl Sender {
         (message, live)
     }
 
-    /// Ends a digest, and with it what is in it, or lets that wait again.
+    /// Ends a digest, and what is in it if that has ended with it.
     pub(super) async fn conclude_digest(
         &self,
         seq: u64,
@@ -132,39 +136,42 @@ impl Sender {
         live: Live,
         mut batch: Batch,
     ) -> Left {
+        if !matches!(live.progress.state, State::Sent | State::Unknown) {
+            // The rows of what was in it still name it; whoever reads them finds that it has ended.
+            self.queue.finish(&mut batch, seq, &live);
+            let queue = self.queue.clone();
+            self.journal.submit(batch, move |result| {
+                if result.is_ok() {
+                    queue.finished(live.tag());
+                }
+            });
+            return Left::Parts;
+        }
         let parts = message.members.iter().map(|id| id.seq()).collect();
         let parts = match self.parts(parts).await {
             Ok(parts) => parts,
             Err(error) => {
                 tracing::error!(%error, "the messages of a digest cannot be read now");
-                vec![]
+                return self.again_in(READ_AGAIN_MS);
             }
         };
-        let ends = matches!(live.progress.state, State::Sent | State::Unknown);
         let mut ended = vec![];
         for (part, both) in parts {
             match both {
-                // Somebody ended it, or it is in another digest: not ours any more.
+                // It is not in this one any more.
                 Some((_, state)) if state.digest != Some(message.id) => {}
-                Some((kept, mut state)) if ends => {
+                Some((kept, mut state)) => {
                     merge(&mut state, &live, self.clock.wall_ms());
                     self.queue.finish(&mut batch, part, &state);
                     let told = self.outcomes.append(&mut batch, &kept, &state);
                     ended.push((part, state, told));
                 }
-                Some((_, mut state)) => {
-                    state.digest = None;
-                    state.fold = Fold::Never;
-                    self.queue.update(&mut batch, part, &state);
-                }
-                None if ends => drop(self.set_aside(part).await),
-                None => {}
+                None => drop(self.set_aside(part).await),
             }
         }
         self.queue.finish(&mut batch, seq, &live);
         let mono_ms = self.clock.mono_ms();
         let (queue, outcomes) = (self.queue.clone(), self.outcomes.clone());
-        let (tell, told) = tokio::sync::oneshot::channel();
         self.journal.submit(batch, move |result| {
             point("settle.after");
             if result.is_ok() {
@@ -176,16 +183,8 @@ impl Sender {
                     state.report_end();
                 }
             }
-            if tell.send(()).is_err() {
-                tracing::debug!("nobody waits for the end of a digest");
-            }
         });
-        if ends {
-            return Left::Finished;
-        }
-        // What they will read must be on disk before they have their turn.
-        drop(told.await);
-        Left::Parts
+        Left::Finished
     }
 
     /// Reads messages under way, as many as are still there.

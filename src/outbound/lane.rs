@@ -62,7 +62,7 @@ pub async fn run(
     mut commands: mpsc::Receiver<Command>,
     drain: Drain,
 ) -> Result<(), CommitError> {
-    recovered.settle_digests();
+    recovered.settle();
     let mut work = Work {
         backlog: recovered.backlog,
         gates: BTreeSet::new(),
@@ -299,6 +299,7 @@ impl Work {
                 "查看该消息此前的 reason；如常因限流过期，请提高优先级或分散机器人。",
                 "See what held it up; if limits did, raise its priority or spread it over more robots.",
             );
+            self.backlog.unfold(seq);
             self.end(seq, State::Expired, Some(reason));
         }
     }
@@ -307,6 +308,7 @@ impl Work {
         let Command::Cancel { seq, answer } = command;
         if self.backlog.is_waiting(seq) {
             self.backlog.forget(seq);
+            self.backlog.unfold(seq);
             let sender = self.sender.clone();
             self.endings.spawn(async move {
                 let ended = sender.end(seq, State::Cancelled, None).await;

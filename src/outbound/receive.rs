@@ -10,14 +10,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::accept::{Accepted, Once, Outbox};
 use super::dead::filter::{Cursor, Filter as DeadFilter};
 use super::lane::Command;
+use super::send::limits;
 use super::{Client, Live, Message, To, request, show};
 use crate::clock::{parse_rfc3339, rfc3339};
 use crate::delivery::id::MessageId;
 use crate::delivery::record;
-use crate::delivery::state::State;
+use crate::delivery::state::{Priority, State};
 use crate::dingtalk::envelope::percent_decode;
 use crate::directory::chats::{Chat, ChatState, Chats, Filter};
 use crate::egress::Egress;
+use crate::egress::limit::Standing;
 use crate::http::audit::{Who, audited};
 use crate::http::listen::Request;
 use crate::http::problem::{self, Answer, Problem};
@@ -178,8 +180,11 @@ impl Api {
         self.outbox.admit(priority).inspect_err(|problem| {
             metrics::admission(Some(priority), "refused", problem.slug());
         })?;
+        let keys = limits(asked.route, &asked.message.app, asked.message.to.target());
         let answer = self.outbox.accept(asked, once).await?;
-        Ok(accepted(202, &answer, false))
+        let critical = priority == Priority::Critical;
+        let standing = self.egress.standing(&keys, critical);
+        Ok(tell(accepted(202, &answer, false), &standing))
     }
 
     async fn get_message(&self, id: &str, operator: bool) -> Result<Answer, Problem> {
@@ -606,6 +611,29 @@ pub fn dead_query(request: &Request) -> Result<(DeadFilter, Option<Cursor>, usiz
         Cursor::from_query(&query)?,
         query.limit()?,
     ))
+}
+
+/// How the limits of the message's target stand, as `RateLimit-Policy` and `RateLimit` of the IETF's draft
+/// (draft-ietf-httpapi-ratelimit-headers).
+fn tell(answer: Answer, standing: &[Standing]) -> Answer {
+    let list = |one: &dyn Fn(&Standing) -> String| {
+        let items: Vec<_> = standing.iter().map(one).collect();
+        items.join(", ")
+    };
+    let policy = list(&|limit| {
+        let window_s = limit.window_ms.div_ceil(1_000);
+        format!("\"{}\";q={};w={window_s}", limit.kind.label(), limit.count)
+    });
+    let left = list(&|limit| {
+        let resets_in_s = limit.resets_in_ms.div_ceil(1_000);
+        format!(
+            "\"{}\";r={};t={resets_in_s}",
+            limit.kind.label(),
+            limit.left
+        )
+    });
+    let answer = problem::with_header(answer, "ratelimit-policy", &policy);
+    problem::with_header(answer, "ratelimit", &left)
 }
 
 fn accepted(status: u16, accepted: &Accepted, replayed: bool) -> Answer {

@@ -103,11 +103,16 @@ impl Live {
 
     /// The limits that cover its calls.
     pub fn limits(&self) -> Vec<Key> {
-        match self.route {
-            Route::Webhook => robot_keys(&self.target),
-            Route::Group => app_keys(&self.app, self.route.api(), Some(&self.target)),
-            Route::People => app_keys(&self.app, self.route.api(), None),
-        }
+        limits(self.route, &self.app, &self.target)
+    }
+}
+
+/// The limits that cover a call.
+pub(super) fn limits(route: Route, app: &str, target: &str) -> Vec<Key> {
+    match route {
+        Route::Webhook => robot_keys(target),
+        Route::Group => app_keys(app, route.api(), Some(target)),
+        Route::People => app_keys(app, route.api(), None),
     }
 }
 
@@ -182,7 +187,7 @@ impl Sender {
         self.settle(seq, &message, live, came).await
     }
 
-    fn again_in(&self, delay_ms: u64) -> Left {
+    pub(super) fn again_in(&self, delay_ms: u64) -> Left {
         Left::Again {
             due_ms: self.clock.mono_ms() + delay_ms,
             failed: false,
@@ -194,6 +199,11 @@ impl Sender {
         let left = match self.read(seq).await.ok()? {
             Some((message, mut live)) => {
                 live.progress.end(state, reason, self.clock.wall_ms());
+                if !message.members.is_empty() {
+                    // Even if one of several calls has arrived: what is in it waits already.
+                    live.progress.state = state;
+                }
+                live.digest = None;
                 self.conclude(seq, &message, live, Batch::default()).await
             }
             None => self.set_aside(seq).await,

@@ -141,7 +141,7 @@ fn listed() -> Vec<String> {
                 json!({"raw": {"msg_key": "sampleText", "msg_param": {}}}),
                 json!({"raw": {"msgtype": "text", "msgUuid": "mine"}}),
                 json!({"video": {}}),
-                json!({"text": {"content": "x".repeat(20_001)}}),
+                json!({"text": {"content": "x".repeat(220_000)}}),
             ],
         ),
         (
