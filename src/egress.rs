@@ -21,7 +21,7 @@ use crate::health::Health;
 use crate::http::transport::{Origin, Transport};
 use crate::secret::Secret;
 use ledger::{Entry, Ledger, Metered};
-use limit::{Full, Key, Kind, Limits, Rules};
+use limit::{Full, Key, Kind, Limits, Rules, Standing};
 
 /// A self-built app as DingTalk knows it.
 #[derive(Debug, Clone)]
@@ -168,6 +168,11 @@ impl Egress {
         limits.min(month.unwrap_or(usize::MAX))
     }
 
+    /// How the counted limits of `keys` stand.
+    pub fn standing(&self, keys: &[Key], critical: bool) -> Vec<Standing> {
+        self.limits().standing(keys, critical, self.clock.mono_ms())
+    }
+
     /// When those who wait for `key` should try again (monotonic milliseconds, in the future).
     pub fn free_at(&self, key: Key, critical: bool) -> u64 {
         let now_ms = self.clock.mono_ms();
@@ -242,6 +247,7 @@ impl Egress {
         // A scope that this call does not have (a webhook belongs to no app) means the narrowest one.
         let key = *keys.iter().find(|key| key.kind == kind).or(keys.last())?;
         let until_ms = self.limits().pause(key, wait, now_ms, self.clock.wall_ms());
+        crate::metrics::pause(kind.label(), &reason.code);
         let text = format!(
             "{} until {}: {} — {} / {}",
             kind.label(),
@@ -276,7 +282,9 @@ impl Egress {
     pub fn sweep(&self) {
         let paused = self.limits().sweep(self.clock.mono_ms());
         for kind in Kind::ALL {
-            if !paused.contains(&kind) {
+            let is_paused = paused.contains(&kind);
+            crate::metrics::paused(kind.label(), is_paused);
+            if !is_paused {
                 self.health.recovered(&format!("pause/{}", kind.label()));
             }
         }

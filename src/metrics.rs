@@ -111,6 +111,14 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("dingd_verdicts_total", "What DingTalk's answers came to."),
     (
+        "dingd_near_limit_total",
+        "Calls that took one of the last fifth of a limit's places.",
+    ),
+    (
+        "dingd_pauses_total",
+        "Times DingTalk made us pause, by what and why.",
+    ),
+    (
         "dingd_digests_total",
         "Digests made of what had waited too long.",
     ),
@@ -143,6 +151,10 @@ const GAUGES: &[(&str, &str)] = &[
     (
         "dingd_dedup_entries",
         "Callbacks remembered to recognise repeats.",
+    ),
+    (
+        "dingd_paused",
+        "1 while DingTalk makes us pause: limit=\"egress\" is a ban of this machine's address.",
     ),
     ("dingd_breaker_state", "0 closed, 1 half open, 2 open."),
     (
@@ -377,6 +389,23 @@ pub fn dead_letters(direction: &'static str, letters: usize, bytes: u64) {
 /// The head of a lane stepped aside.
 pub fn reordered() {
     emit!(counter, "dingd_messages_reordered_total").increment(1);
+}
+
+/// A call took one of the last places of a limit.
+pub fn near_limit(limit: &'static str) {
+    emit!(counter, "dingd_near_limit_total", "limit" => limit).increment(1);
+}
+
+/// DingTalk made us pause; `reason` is one of our slugs.
+pub fn pause(limit: &'static str, reason: &str) {
+    emit!(counter, "dingd_pauses_total", "limit" => limit, "reason" => reason.to_owned())
+        .increment(1);
+    paused(limit, true);
+}
+
+/// Whether something of this kind is paused.
+pub fn paused(limit: &'static str, paused: bool) {
+    emit!(gauge, "dingd_paused", "limit" => limit).set(f64::from(u8::from(paused)));
 }
 
 /// A digest was made.

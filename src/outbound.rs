@@ -102,6 +102,16 @@ pub enum To {
     Robot(String),
 }
 
+impl To {
+    /// The chat or robot; empty for people.
+    pub fn target(&self) -> &str {
+        match self {
+            Self::Chat(target) | Self::Robot(target) => target,
+            Self::Users(_) | Self::Accounts(_) => "",
+        }
+    }
+}
+
 /// What was accepted; never changed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Message {

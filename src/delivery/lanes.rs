@@ -22,13 +22,46 @@ pub struct Lanes<K, T, G> {
     slots: Vec<Lane<K, T>>,
     free: Vec<LaneId>,
     by_key: HashMap<K, LaneId>,
-    ready: [VecDeque<LaneId>; Priority::COUNT],
+    ready: [Turns; Priority::COUNT],
     sleeping: BTreeSet<(u64, LaneId)>,
-    parked: HashMap<G, [VecDeque<LaneId>; Priority::COUNT]>,
+    parked: HashMap<G, [Turns; Priority::COUNT]>,
     /// Heads that stepped aside, due at a monotonic time.
     aside: BTreeSet<(u64, u64)>,
     aside_items: HashMap<u64, (K, Priority, T)>,
     next_aside: u64,
+}
+
+/// Lanes of equal urgency in the order of their turns. Those with a backlog and the others alternate, so
+/// that who writes one message now does not wait for all that came before.
+#[derive(Debug, Default)]
+struct Turns {
+    fresh: VecDeque<LaneId>,
+    backlog: VecDeque<LaneId>,
+    fresh_is_next: bool,
+}
+
+impl Turns {
+    fn push<K, T>(&mut self, id: LaneId, lane: &Lane<K, T>) {
+        if lane.has_backlog {
+            self.backlog.push_back(id);
+        } else {
+            self.fresh.push_back(id);
+        }
+    }
+
+    fn pop(&mut self) -> Option<LaneId> {
+        self.fresh_is_next = !self.fresh_is_next;
+        let (first, second) = if self.fresh_is_next {
+            (&mut self.fresh, &mut self.backlog)
+        } else {
+            (&mut self.backlog, &mut self.fresh)
+        };
+        first.pop_front().or_else(|| second.pop_front())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.backlog.is_empty()
+    }
 }
 
 #[derive(Debug)]
@@ -37,6 +70,8 @@ struct Lane<K, T> {
     priority: Priority,
     queue: VecDeque<T>,
     head_failing_since_ms: Option<u64>,
+    /// It once held several items, or was there at the start, and has not been empty since.
+    has_backlog: bool,
     waits: Waits,
 }
 
@@ -90,8 +125,19 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
             return;
         };
         lane.queue.push_back(item);
+        lane.has_backlog |= lane.queue.len() > 1;
         if lane.waits == Waits::Nothing {
             self.sleep(id, due_ms);
+        }
+    }
+
+    /// What is there now was read back at a start: it is a backlog.
+    pub fn all_are_backlog(&mut self) {
+        for lane in &mut self.slots {
+            lane.has_backlog = true;
+        }
+        for turns in &mut self.ready {
+            turns.backlog.append(&mut turns.fresh);
         }
     }
 
@@ -99,8 +145,8 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     /// [`Self::fly`], [`Self::park`] or [`Self::drop_head`].
     pub fn next(&mut self, now_ms: u64) -> Option<(LaneId, T)> {
         self.wake(now_ms);
-        for queue in &mut self.ready {
-            while let Some(id) = queue.pop_front() {
+        for turns in &mut self.ready {
+            while let Some(id) = turns.pop() {
                 let Some(lane) = self.slots.get_mut(id.0) else {
                     continue;
                 };
@@ -131,9 +177,9 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
             return;
         };
         lane.waits = Waits::Gate;
-        let queues = self.parked.entry(gate).or_default();
-        if let Some(queue) = queues.get_mut(lane.priority.index()) {
-            queue.push_back(id);
+        let turns = self.parked.entry(gate).or_default();
+        if let Some(turns) = turns.get_mut(lane.priority.index()) {
+            turns.push(id, lane);
         }
     }
 
@@ -226,18 +272,16 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         let mut left = count;
         for (queue, ready) in queues.iter_mut().zip(&mut self.ready) {
             while left > 0
-                && let Some(id) = queue.pop_front()
+                && let Some(id) = queue.pop()
             {
                 if let Some(lane) = self.slots.get_mut(id.0) {
                     lane.waits = Waits::Turn;
-                    ready.push_back(id);
+                    ready.push(id, lane);
                     left -= 1;
                 }
             }
         }
-        let waits = |(queue, priority): (&VecDeque<LaneId>, Priority)| {
-            (!queue.is_empty()).then_some(priority)
-        };
+        let waits = |(turns, priority): (&Turns, Priority)| (!turns.is_empty()).then_some(priority);
         let waiting = queues.iter().zip(Priority::ALL).find_map(waits);
         if waiting.is_none() {
             self.parked.remove(gate);
@@ -282,7 +326,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
 
     /// Whether some lane has its turn now.
     pub fn has_ready(&self) -> bool {
-        self.ready.iter().any(|queue| !queue.is_empty())
+        self.ready.iter().any(|turns| !turns.is_empty())
     }
 
     fn lane(&mut self, key: &K, priority: Priority) -> LaneId {
@@ -294,6 +338,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
             priority,
             queue: VecDeque::new(),
             head_failing_since_ms: None,
+            has_backlog: false,
             waits: Waits::Nothing,
         };
         let id = if let Some(id) = self.free.pop() {
@@ -334,7 +379,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         if due_ms == 0 {
             lane.waits = Waits::Turn;
             if let Some(ready) = self.ready.get_mut(lane.priority.index()) {
-                ready.push_back(id);
+                ready.push(id, lane);
             }
         } else {
             lane.waits = Waits::Moment(due_ms);
@@ -401,9 +446,9 @@ mod tests {
     fn urgent_lanes_overtake_and_equal_lanes_take_turns() {
         let mut lanes = Test::default();
         for (key, priority, items) in [
-            ("b", Priority::Normal, [1, 2]),
-            ("c", Priority::Normal, [3, 4]),
-            ("a", Priority::Critical, [5, 6]),
+            ("b", Priority::Normal, [0, 1, 2]),
+            ("c", Priority::Normal, [10, 11, 12]),
+            ("a", Priority::Critical, [20, 21, 22]),
         ] {
             for item in items {
                 lanes.push(&key, priority, item, 0);
@@ -414,7 +459,8 @@ mod tests {
             order.push(item);
             lanes.land(id, Landed::Settled, 0);
         }
-        assert_eq!(order, [5, 6, 1, 3, 2, 4]);
+        // Whose first message was new may go twice at first; from then on they alternate.
+        assert_eq!(order, [20, 21, 22, 0, 1, 10, 2, 11, 12]);
     }
 
     #[test]
@@ -510,6 +556,28 @@ mod tests {
         lanes.push(&"b", Priority::Normal, 2, 0);
         assert_eq!(take(&mut lanes, 0).unwrap().1, 2);
         assert_eq!(lanes.slots.len(), 1, "its slot is used again");
+    }
+
+    #[test]
+    fn who_writes_now_does_not_wait_for_all_of_a_backlog() {
+        let mut lanes: Lanes<u32, u32, ()> = Lanes::default();
+        for lane in 0..1_000 {
+            lanes.push(&lane, Priority::Normal, lane, 0);
+        }
+        lanes.all_are_backlog();
+        lanes.push(&9_999, Priority::Normal, 9_999, 0);
+        let turns = (1..9).find(|_| lanes.next(0).unwrap().1 == 9_999);
+        assert!(turns <= Some(2), "{turns:?}");
+        // Behind a limit as well.
+        while let Some((id, _)) = lanes.next(0) {
+            lanes.park(id, ());
+        }
+        lanes.push(&9_998, Priority::Normal, 9_998, 0);
+        let (id, _) = lanes.next(0).unwrap();
+        lanes.park(id, ());
+        assert_eq!(lanes.open(&(), 2), Some(Priority::Normal));
+        let next = [lanes.next(0).unwrap().1, lanes.next(0).unwrap().1];
+        assert!(next.contains(&9_998), "{next:?}");
     }
 
     #[test]

@@ -18,6 +18,8 @@ const HOST_CALLS_MAX: u32 = 64;
 const LOOK_AGAIN_MS: u64 = 50;
 /// A pause that recurs grows to this, in milliseconds: so often is a cure noticed by itself.
 const PAUSE_GROWS_TO_MS: u64 = 600_000;
+/// From this share of its places on a limit is near, in percent.
+const NEAR_PERCENT: usize = 80;
 
 /// What a limit covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -127,6 +129,21 @@ pub struct Rule {
     pub shadow: bool,
 }
 
+impl Rule {
+    fn allows(&self, critical: bool) -> u32 {
+        if critical {
+            self.count
+        } else {
+            self.count.saturating_sub(self.reserve_critical)
+        }
+    }
+
+    /// Our window.
+    fn longest_ms(&self) -> u64 {
+        self.window_ms + self.margin_ms
+    }
+}
+
 /// All rules. A kind without one is only ever paused.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules(pub BTreeMap<Kind, Rule>);
@@ -138,6 +155,21 @@ pub struct Full {
     pub key: Key,
     /// When to ask again (monotonic milliseconds).
     pub until_ms: u64,
+}
+
+/// How a limit stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Which kind.
+    pub kind: Kind,
+    /// Calls that it allows within its window.
+    pub count: u32,
+    /// The window as DingTalk has it, in milliseconds.
+    pub window_ms: u64,
+    /// Calls that it allows now.
+    pub left: u32,
+    /// Until it allows as many as it ever does, in milliseconds.
+    pub resets_in_ms: u64,
 }
 
 /// All limits. `now_ms` is monotonic everywhere.
@@ -155,6 +187,8 @@ struct Gate {
     in_flight: u32,
     paused_until_ms: u64,
     last_pause_ms: u64,
+    /// After a ban: calls at a time, until as many have been answered that all is well.
+    slow: Option<u32>,
 }
 
 impl Limits {
@@ -177,7 +211,7 @@ impl Limits {
         self.rules
             .0
             .values()
-            .map(|rule| rule.window_ms + rule.margin_ms)
+            .map(Rule::longest_ms)
             .max()
             .unwrap_or(0)
     }
@@ -206,10 +240,51 @@ impl Limits {
                 }
                 report(*key, was, breaker.state());
             } else {
-                self.gates.entry(*key).or_default().in_flight += 1;
+                let gate = self.gates.entry(*key).or_default();
+                gate.in_flight += 1;
+                if let Some(rule) = self.rules.0.get(&key.kind)
+                    && gate.used() * 100 >= rule.count as usize * NEAR_PERCENT
+                {
+                    crate::metrics::near_limit(key.kind.label());
+                }
             }
         }
         Ok(())
+    }
+
+    /// How the counted limits of `keys` stand for a message that is `critical` or not.
+    pub fn standing(&mut self, keys: &[Key], critical: bool, now_ms: u64) -> Vec<Standing> {
+        let mut all = vec![];
+        for key in keys {
+            let Some(rule) = self.rules.0.get(&key.kind).copied() else {
+                continue;
+            };
+            let mut standing = Standing {
+                kind: key.kind,
+                count: rule.allows(critical),
+                window_ms: rule.window_ms,
+                left: rule.allows(critical),
+                resets_in_ms: 0,
+            };
+            if let Some(gate) = self.gates.get_mut(key) {
+                gate.age(rule, now_ms);
+                let used = u32::try_from(gate.used()).unwrap_or(u32::MAX);
+                standing.left = standing.count.saturating_sub(used);
+                let last_ms = gate.ended.back().copied();
+                let last_ms = if gate.in_flight > 0 {
+                    Some(now_ms)
+                } else {
+                    last_ms
+                };
+                let aged_ms = last_ms.map_or(0, |end_ms| end_ms + rule.longest_ms());
+                if now_ms < gate.paused_until_ms {
+                    standing.left = 0;
+                }
+                standing.resets_in_ms = aged_ms.max(gate.paused_until_ms).saturating_sub(now_ms);
+            }
+            all.push(standing);
+        }
+        all
     }
 
     fn check(&mut self, key: Key, critical: bool, now_ms: u64) -> Result<(), Full> {
@@ -223,13 +298,15 @@ impl Limits {
                 until_ms: gate.paused_until_ms,
             });
         }
+        if gate.slow.is_some_and(|calls| gate.in_flight >= calls) {
+            return Err(Full {
+                key,
+                until_ms: now_ms + LOOK_AGAIN_MS,
+            });
+        }
         let Some(rule) = rule else { return Ok(()) };
         gate.age(rule, now_ms);
-        let allowed = if critical {
-            rule.count
-        } else {
-            rule.count.saturating_sub(rule.reserve_critical)
-        };
+        let allowed = rule.allows(critical);
         let used = gate.used();
         if used < allowed as usize {
             return Ok(());
@@ -243,9 +320,7 @@ impl Limits {
         let until_ms = gate
             .ended
             .get(surplus)
-            .map_or(now_ms + LOOK_AGAIN_MS, |end_ms| {
-                end_ms + rule.window_ms + rule.margin_ms
-            });
+            .map_or(now_ms + LOOK_AGAIN_MS, |end_ms| end_ms + rule.longest_ms());
         Err(Full {
             key,
             until_ms: until_ms.max(now_ms + 1),
@@ -273,6 +348,12 @@ impl Limits {
                 gate.in_flight = gate.in_flight.saturating_sub(1);
                 if counted {
                     gate.ended.push_back(now_ms);
+                }
+                if host_works != Some(false) {
+                    gate.slow = gate
+                        .slow
+                        .map(|calls| calls * 2)
+                        .filter(|calls| *calls < HOST_CALLS_MAX);
                 }
             }
         }
@@ -326,6 +407,7 @@ impl Limits {
             gate.last_pause_ms = pause_ms;
         }
         gate.paused_until_ms = gate.paused_until_ms.max(now_ms + pause_ms);
+        gate.slow = (key.kind == Kind::Egress).then_some(1);
         gate.paused_until_ms
     }
 
@@ -351,6 +433,7 @@ impl Limits {
     pub fn pause_until(&mut self, key: Key, until_ms: u64) {
         let gate = self.gates.entry(key).or_default();
         gate.paused_until_ms = gate.paused_until_ms.max(until_ms);
+        gate.slow = (key.kind == Kind::Egress).then_some(1);
     }
 
     /// How many calls `key` allows now.
@@ -363,7 +446,9 @@ impl Limits {
         }
         match (self.rules.0.get(&key.kind), self.gates.get(&key)) {
             (Some(rule), Some(gate)) if !rule.shadow => {
-                (rule.count as usize).saturating_sub(gate.used())
+                let left = (rule.count as usize).saturating_sub(gate.used());
+                let slow = gate.slow.map(|calls| calls.saturating_sub(gate.in_flight));
+                left.min(slow.map_or(usize::MAX, |calls| calls as usize))
             }
             _ => HOST_CALLS_MAX as usize,
         }
@@ -417,7 +502,7 @@ impl Gate {
         while self
             .ended
             .front()
-            .is_some_and(|end| end + rule.window_ms + rule.margin_ms <= now_ms)
+            .is_some_and(|end| end + rule.longest_ms() <= now_ms)
         {
             self.ended.pop_front();
         }
@@ -556,6 +641,61 @@ mod tests {
             NOW_MS + 3_000,
             "but again right after it, and it grows"
         );
+    }
+
+    #[test]
+    fn after_a_ban_one_call_probes_and_then_twice_as_many() {
+        let mut limits = Limits::new(Rules::default());
+        let keys = [Key::EGRESS];
+        limits.acquire(&keys, true, NOW_MS).unwrap();
+        limits.release(&keys, None, NOW_MS, 0.5);
+        limits.pause(Key::EGRESS, Wait::Fixed(300_000), NOW_MS, 0);
+        assert!(limits.acquire(&keys, true, NOW_MS + 299_999).is_err());
+        let mut now_ms = NOW_MS + 300_000;
+        for expected in [1, 2, 4, 8, 16, 32] {
+            let mut calls = 0;
+            while limits.acquire(&keys, true, now_ms).is_ok() {
+                calls += 1;
+            }
+            assert_eq!(calls, expected);
+            // The others give their places back unused, so that each round has one answer.
+            (1..calls).for_each(|_| limits.give_back(&keys));
+            now_ms += 100;
+            limits.release(&keys, Some(true), now_ms, 0.5);
+        }
+        (0..200).for_each(|_| limits.acquire(&keys, true, now_ms).unwrap());
+    }
+
+    #[test]
+    fn after_a_ban_an_answer_that_does_not_come_is_no_proof() {
+        let mut limits = Limits::new(Rules::default());
+        let keys = [Key::EGRESS];
+        limits.pause(Key::EGRESS, Wait::Fixed(1), NOW_MS, 0);
+        for round in 1..5 {
+            limits.acquire(&keys, true, NOW_MS + round).unwrap();
+            assert!(limits.acquire(&keys, true, NOW_MS + round).is_err());
+            limits.release(&keys, Some(false), NOW_MS + round, 0.5);
+        }
+    }
+
+    #[test]
+    fn a_limit_tells_how_it_stands() {
+        let mut limits = limits(20, 5);
+        let standing = |limits: &mut Limits, critical, now_ms| {
+            let standing = limits.standing(&[Key::EGRESS, ROBOT], critical, now_ms);
+            let [one] = standing[..] else {
+                panic!("only the robot's has a rule")
+            };
+            (one.count, one.left, one.resets_in_ms)
+        };
+        assert_eq!(standing(&mut limits, false, NOW_MS), (15, 15, 0));
+        for i in 0..10 {
+            call(&mut limits, false, NOW_MS + i).unwrap();
+        }
+        assert_eq!(standing(&mut limits, false, NOW_MS + 9), (15, 5, 61_000));
+        assert_eq!(standing(&mut limits, true, NOW_MS + 60_999), (20, 10, 10));
+        limits.pause(ROBOT, Wait::Fixed(600_000), NOW_MS, 0);
+        assert_eq!(standing(&mut limits, true, NOW_MS + 9).1, 0);
     }
 
     #[test]

@@ -108,6 +108,7 @@ impl Forwarder {
         for (seq, state) in recovered {
             work.take_in(seq, state);
         }
+        work.lanes.all_are_backlog();
         let clock = work.forwarder.clock;
         while !drain.is_stopping() {
             work.start_attempts();

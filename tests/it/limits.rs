@@ -119,3 +119,42 @@ async fn a_queue_that_is_full_refuses_the_less_urgent_first() {
     until("all are out", async || stage.box_.delivered().len() == 20).await;
     stage.close().await;
 }
+
+#[tokio::test]
+async fn an_answer_tells_how_the_limits_of_its_target_stand() {
+    let stage = Stage::open().await;
+    let reply = stage.post(&text_to(&robot(), "x")).await;
+    let header = |name| reply.header(name).unwrap().to_owned();
+    // A twentieth of a minute, in whole seconds.
+    assert_eq!(
+        header("ratelimit-policy"),
+        r#""egress";q=8000;w=1, "robot";q=15;w=3"#
+    );
+    let left = header("ratelimit");
+    assert!(left.contains(r#""robot";r=15;t=0"#) || left.contains(r#""robot";r=14;t="#));
+    for _ in 0..20 {
+        stage.send(&text_to(&robot(), "x")).await;
+    }
+    until("the robot's places are used up", async || {
+        let reply = stage.post(&text_to(&robot(), "x")).await;
+        reply
+            .header("ratelimit")
+            .unwrap()
+            .contains(r#""robot";r=0;t="#)
+    })
+    .await;
+    let mut urgent = text_to(&robot(), "x");
+    urgent["priority"] = json!("critical");
+    let reply = stage.post(&urgent).await;
+    assert!(
+        reply.header("ratelimit-policy").unwrap().contains("q=20"),
+        "with the reserve"
+    );
+    let metrics = stage.metrics().await;
+    assert!(
+        metrics.contains(r#"dingd_near_limit_total{limit="robot"}"#),
+        "{metrics}"
+    );
+    assert_eq!(stage.box_.penalties(), vec![]);
+    stage.close().await;
+}
