@@ -347,6 +347,15 @@ fn verdict_about_host(verdict: &Verdict) -> Option<bool> {
     }
 }
 
+/// What metrics call the host of this key.
+pub fn host_name(host: Key) -> &'static str {
+    if host == oapi() { "oapi" } else { "api" }
+}
+
+fn oapi() -> Key {
+    Key::new(Kind::Host, short_digest(&[b"oapi"]))
+}
+
 /// The limits that cover a call by an app.
 ///
 /// The organisation's key names the meter; [`Egress::try_acquire`] puts in its place the key that all who
@@ -379,7 +388,7 @@ pub fn app_keys(app: &str, api: Api, chat: Option<&str>) -> Vec<Key> {
 pub fn robot_keys(robot: &str) -> Vec<Key> {
     vec![
         Key::EGRESS,
-        Key::new(Kind::Host, short_digest(&[b"oapi"])),
+        oapi(),
         ledger::meter_key(robot, Api::WebhookSend),
         Key::new(Kind::Robot, short_digest(&[robot.as_bytes()])),
     ]

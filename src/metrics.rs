@@ -111,6 +111,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("dingd_verdicts_total", "What DingTalk's answers came to."),
     (
+        "dingd_retry_budget_exhausted_total",
+        "Repeats that had to wait because too many were under way to their host.",
+    ),
+    (
         "dingd_near_limit_total",
         "Calls that took one of the last fifth of a limit's places.",
     ),
@@ -389,6 +393,11 @@ pub fn dead_letters(direction: &'static str, letters: usize, bytes: u64) {
 /// The head of a lane stepped aside.
 pub fn reordered() {
     emit!(counter, "dingd_messages_reordered_total").increment(1);
+}
+
+/// A repeat had to wait for others to the same host.
+pub fn retry_budget_exhausted(destination: &'static str) {
+    emit!(counter, "dingd_retry_budget_exhausted_total", "destination" => destination).increment(1);
 }
 
 /// A call took one of the last places of a limit.

@@ -50,9 +50,52 @@ pub fn scaled(span: u64, share: f64) -> u64 {
     (span as f64 * share.clamp(0.0, 1.0)) as u64
 }
 
+/// Attempts of one destination that are under way, and how many of them repeat a failed one: when a
+/// destination is in trouble, repeats must not crowd out what may succeed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Budget {
+    in_flight: u32,
+    repeats: u32,
+}
+
+/// So many repeats may always be under way.
+const REPEATS_MIN: u32 = 3;
+/// Of all that is under way, repeats may be this part, in percent.
+const REPEATS_PERCENT: u32 = 20;
+
+impl Budget {
+    /// Takes a place; false if it is a repeat and there are too many (reliability contract §4).
+    pub fn take(&mut self, repeats: bool) -> bool {
+        let allowed = REPEATS_MIN.max((self.in_flight + 1) * REPEATS_PERCENT / 100);
+        if repeats && self.repeats >= allowed {
+            return false;
+        }
+        self.in_flight += 1;
+        self.repeats += u32::from(repeats);
+        true
+    }
+
+    /// Gives a place back.
+    pub fn give_back(&mut self, repeats: bool) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.repeats = self.repeats.saturating_sub(u32::from(repeats));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn repeats_are_three_or_a_fifth_of_what_is_under_way() {
+        let mut budget = Budget::default();
+        assert_eq!((0..9).filter(|_| budget.take(true)).count(), 3);
+        assert!((0..17).all(|_| budget.take(false)));
+        assert!(budget.take(true), "one of twenty-one is the fourth");
+        assert!(!budget.take(true));
+        budget.give_back(true);
+        assert!(budget.take(true));
+    }
 
     #[test]
     fn delays_grow_to_the_cap_and_never_fall_below_a_second() {

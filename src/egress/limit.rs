@@ -511,12 +511,7 @@ impl Gate {
 
 fn report(key: Key, was: State, is: State) {
     if was.number() != is.number() {
-        let host = if super::robot_keys("").contains(&key) {
-            "oapi"
-        } else {
-            "api"
-        };
-        crate::metrics::breaker(host, is.number());
+        crate::metrics::breaker(super::host_name(key), is.number());
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Backlog {
     folded: HashMap<u64, Vec<(u64, Entry)>>,
     /// Others of their lane went first.
     reordered: HashSet<u64>,
+    /// Their last attempt failed.
+    failed: HashSet<u64>,
     expiries: BinaryHeap<Reverse<(u64, u64)>>,
 }
 
@@ -89,6 +91,7 @@ impl Backlog {
             flying: HashSet::new(),
             folded: HashMap::new(),
             reordered: HashSet::new(),
+            failed: HashSet::new(),
             expiries: BinaryHeap::new(),
         }
     }
@@ -102,6 +105,9 @@ impl Backlog {
         shared.messages += 1;
         if self.entries.insert(seq, entry).is_some() {
             self.leave(lane);
+        }
+        if live.progress.failures > 0 {
+            self.failed.insert(seq);
         }
         self.expiries.push(Reverse((entry.expires_ms, seq)));
         // No more than the schedule allows: the wall clock may have been set back meanwhile.
@@ -244,6 +250,11 @@ impl Backlog {
         self.shared.get_mut(&entry.lane)
     }
 
+    /// Whether the next attempt of `seq` repeats one that failed.
+    pub(super) fn repeats(&self, seq: u64) -> bool {
+        self.failed.contains(&seq)
+    }
+
     /// The attempt of `seq`, the head of `lane`, starts. Returns whether others went before it.
     pub(super) fn fly(&mut self, lane: LaneId, seq: u64) -> bool {
         self.lanes.fly(lane);
@@ -254,6 +265,9 @@ impl Backlog {
     /// The attempt of `seq` has ended, and it goes on waiting.
     pub(super) fn land(&mut self, seq: u64, failed: bool, reordered: bool) {
         self.flying.remove(&seq);
+        if failed {
+            self.failed.insert(seq);
+        }
         if failed && let Some(entry) = self.entries.get_mut(&seq) {
             // It may have arrived: it is not told a second time under another name.
             entry.fold = Fold::Never;
@@ -308,6 +322,7 @@ impl Backlog {
         self.lanes.wake_behind(&entry.lane, |head| head == seq);
         self.flying.remove(&seq);
         self.reordered.remove(&seq);
+        self.failed.remove(&seq);
         self.leave(entry.lane);
         // Most end long before they would expire.
         if self.expiries.len() > 2 * self.entries.len() + EXPIRED_ENDED_MAX {

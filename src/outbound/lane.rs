@@ -9,11 +9,13 @@ use super::Live;
 use super::backlog::{Backlog, Recovery};
 use super::send::{Left, Sender};
 use crate::delivery::lanes::{Landed, LaneId};
+use crate::delivery::random;
+use crate::delivery::retry::Budget;
 use crate::delivery::state::{Priority, State};
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
-use crate::egress::Permit;
-use crate::egress::limit::Key;
+use crate::egress::limit::{Key, Kind};
+use crate::egress::{Permit, host_name};
 use crate::faults::{Bug, bug};
 use crate::journal::queue::Appended;
 use crate::journal::{Batch, CommitError};
@@ -21,6 +23,8 @@ use crate::metrics;
 
 /// Decisions made at one go, so that the loop stays fair.
 const STEP_MAX: usize = 256;
+/// A repeat for which a host's budget has no room has its turn again after this, in milliseconds.
+const BUDGET_AGAIN_MS: u64 = 200;
 /// Messages that are being ended at a time: each reads and writes the disk.
 const ENDINGS_MAX: usize = 64;
 
@@ -43,6 +47,8 @@ struct Work {
     gates: BTreeSet<(u64, Key)>,
     gated: HashMap<Key, u64>,
     attempts: JoinSet<Landing>,
+    /// Of each host.
+    budgets: HashMap<Key, Budget>,
     /// Messages that end without an attempt: expired, cancelled, parked.
     endings: JoinSet<(u64, Option<Left>)>,
 }
@@ -51,6 +57,14 @@ struct Landing {
     lane: LaneId,
     seq: u64,
     left: Left,
+    place: Place,
+}
+
+/// A place in a host's budget.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    host: Key,
+    repeats: bool,
 }
 
 /// Works until `drain` says stop, then finishes the attempts under way. `recovered` is what was
@@ -68,6 +82,7 @@ pub async fn run(
         gates: BTreeSet::new(),
         gated: HashMap::new(),
         attempts: JoinSet::new(),
+        budgets: HashMap::new(),
         endings: JoinSet::new(),
         sender,
     };
@@ -157,15 +172,32 @@ impl Work {
     }
 
     fn start(&mut self, lane: LaneId, seq: u64, now_ms: u64) {
-        let Some(shared) = self.backlog.shared(seq) else {
+        let Some(place) = self.place(seq) else {
             // Cancelled or expired while it waited.
             self.backlog.lanes.drop_head(lane);
+            return;
+        };
+        if !self
+            .budgets
+            .entry(place.host)
+            .or_default()
+            .take(place.repeats)
+        {
+            metrics::retry_budget_exhausted(host_name(place.host));
+            let due_ms = now_ms + BUDGET_AGAIN_MS + u64::from(random::number() % 256);
+            let failed = false;
+            let later = Landed::Again { due_ms, failed };
+            self.backlog.lanes.land(lane, later, now_ms);
+            return;
+        }
+        let Some(shared) = self.backlog.shared(seq) else {
             return;
         };
         let critical = shared.priority == Priority::Critical;
         match self.sender.egress.try_acquire(&shared.limits, critical) {
             Err(full) => {
                 shared.limit(seq, now_ms);
+                self.give_back(place);
                 self.backlog.lanes.park(lane, full.key);
                 self.gate(full.key, full.until_ms);
             }
@@ -173,40 +205,67 @@ impl Work {
                 if let Some(since_ms) = shared.unlimit(seq) {
                     metrics::rate_limit_wait(now_ms - since_ms);
                 }
-                let twice = bug(Bug::LeaseTwice)
-                    .then(|| self.sender.egress.try_acquire(&shared.limits, critical));
-                let digest = self.sender.settings.load().digest;
-                let parts = digest.map_or_else(Vec::new, |digest| {
-                    self.backlog.fold(lane, seq, now_ms, digest.after_ms)
-                });
-                if !parts.is_empty() {
-                    return self.start_digest(lane, parts, permit);
-                }
-                let reordered = self.backlog.fly(lane, seq);
-                let sender = self.sender.clone();
-                if let Some(Ok(permit)) = twice {
-                    let sender = sender.clone();
+                if bug(Bug::LeaseTwice) {
+                    let twice = self.sender.egress.try_acquire(&shared.limits, critical);
+                    let sender = self.sender.clone();
                     self.endings.spawn(async move {
-                        let left = sender.attempt(seq, permit, reordered).await;
-                        (seq, Some(left))
+                        let Ok(permit) = twice else {
+                            return (seq, None);
+                        };
+                        (seq, Some(sender.attempt(seq, permit, false).await))
                     });
                 }
-                self.attempts.spawn(async move {
-                    let left = sender.attempt(seq, permit, reordered).await;
-                    Landing { lane, seq, left }
-                });
+                self.launch(lane, seq, permit, place);
             }
         }
     }
 
-    fn start_digest(&mut self, lane: LaneId, parts: Vec<u64>, permit: Permit) {
-        let seq = self.sender.queue.reserve();
-        self.backlog.fly_digest(lane, seq, &parts);
-        let sender = self.sender.clone();
-        self.attempts.spawn(async move {
-            let left = sender.attempt_digest(seq, parts, permit).await;
-            Landing { lane, seq, left }
+    /// The attempt of a message that has all it needs: by itself, or with all that wait behind it.
+    fn launch(&mut self, lane: LaneId, head: u64, permit: Permit, place: Place) {
+        let now_ms = self.sender.clock.mono_ms();
+        let digest = self.sender.settings.load().digest;
+        let parts = digest.map_or_else(Vec::new, |digest| {
+            self.backlog.fold(lane, head, now_ms, digest.after_ms)
         });
+        let sender = self.sender.clone();
+        if parts.is_empty() {
+            let reordered = self.backlog.fly(lane, head);
+            self.attempts.spawn(async move {
+                let left = sender.attempt(head, permit, reordered).await;
+                Landing {
+                    lane,
+                    seq: head,
+                    left,
+                    place,
+                }
+            });
+        } else {
+            let seq = sender.queue.reserve();
+            self.backlog.fly_digest(lane, seq, &parts);
+            self.attempts.spawn(async move {
+                let left = sender.attempt_digest(seq, parts, permit).await;
+                Landing {
+                    lane,
+                    seq,
+                    left,
+                    place,
+                }
+            });
+        }
+    }
+
+    /// The place that an attempt of `seq` takes; `None` if it has ended.
+    fn place(&mut self, seq: u64) -> Option<Place> {
+        let repeats = self.backlog.repeats(seq);
+        let shared = self.backlog.shared(seq)?;
+        let host = shared.limits.iter().find(|key| key.kind == Kind::Host)?;
+        let host = *host;
+        Some(Place { host, repeats })
+    }
+
+    fn give_back(&mut self, place: Place) {
+        let budget = self.budgets.entry(place.host).or_default();
+        budget.give_back(place.repeats);
     }
 
     fn open_gates(&mut self, now_ms: u64) {
@@ -261,6 +320,7 @@ impl Work {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let now_ms = self.sender.clock.mono_ms();
+        self.give_back(landing.place);
         match landing.left {
             Left::Finished | Left::Parts => {
                 self.backlog.forget(landing.seq);
