@@ -183,53 +183,42 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         }
     }
 
-    /// Takes away, in order, those of the first `window` items of a lane that are `wanted`; what is in
-    /// flight stays.
-    pub fn take(&mut self, key: &K, window: usize, mut wanted: impl FnMut(T) -> bool) -> Vec<T> {
+    /// Takes away from the head of a lane that is not in flight as long as they are `wanted`.
+    pub fn take_while(&mut self, key: &K, mut wanted: impl FnMut(T) -> bool) -> Vec<T> {
         let lane = self.by_key.get(key).and_then(|id| self.slots.get_mut(id.0));
-        let Some(lane) = lane else { return vec![] };
-        let flying = usize::from(lane.waits == Waits::Flight);
-        let end = lane.queue.len().min(flying + window);
-        let (mut taken, mut kept) = (vec![], vec![]);
-        for item in lane.queue.drain(flying..end) {
-            if wanted(item) {
+        let mut taken = vec![];
+        if let Some(lane) = lane.filter(|lane| lane.waits != Waits::Flight) {
+            while let Some(item) = lane.queue.pop_front_if(|item| wanted(*item)) {
                 taken.push(item);
-            } else {
-                kept.push(item);
+                lane.head_failing_since_ms = None;
             }
-        }
-        lane.insert(&kept);
-        if flying == 0 && !taken.is_empty() {
-            lane.head_failing_since_ms = None;
         }
         taken
     }
 
-    /// Puts items that were taken back to where they were, which is before every larger one.
-    pub fn put_back(&mut self, key: &K, priority: Priority, items: &[T])
-    where
-        T: Ord,
-    {
+    /// Puts items before all that wait in their lane; one in flight stays the head.
+    pub fn put_first(&mut self, key: &K, priority: Priority, items: &[T]) {
         let id = self.lane(key, priority);
-        if let (Some(lane), Some(last)) = (self.slots.get_mut(id.0), items.iter().max()) {
-            let flying = usize::from(lane.waits == Waits::Flight);
-            let earlier = lane
-                .queue
-                .iter()
-                .skip(flying)
-                .take_while(|item| *item < last);
-            let end = flying + earlier.count();
-            let mut items: Vec<_> = lane
-                .queue
-                .drain(flying..end)
-                .chain(items.iter().copied())
-                .collect();
-            items.sort_unstable();
-            lane.insert(&items);
+        if let Some(lane) = self.slots.get_mut(id.0) {
+            let flying = (lane.waits == Waits::Flight).then(|| lane.queue.pop_front());
+            for item in items.iter().rev().chain(flying.flatten().iter()) {
+                lane.queue.push_front(*item);
+            }
             if lane.waits == Waits::Nothing {
                 self.sleep(id, 0);
             }
             self.wake_lane(id);
+        }
+    }
+
+    /// Takes one item out of its lane, wherever it is.
+    pub fn take_out(&mut self, key: &K, item: T)
+    where
+        T: PartialEq,
+    {
+        let lane = self.by_key.get(key).and_then(|id| self.slots.get_mut(id.0));
+        if let Some(lane) = lane {
+            lane.queue.retain(|other| *other != item);
         }
     }
 
@@ -252,7 +241,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         }
     }
 
-    /// Another item takes the head's place before the head's attempt starts.
+    /// Puts an item before the head of a lane that has its turn.
     pub fn put_before_head(&mut self, id: LaneId, item: T) {
         if let Some(lane) = self.slots.get_mut(id.0) {
             lane.queue.push_front(item);
@@ -405,19 +394,6 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     }
 }
 
-impl<K, T: Copy> Lane<K, T> {
-    /// Puts items before all that wait.
-    fn insert(&mut self, items: &[T]) {
-        let flying = (self.waits == Waits::Flight).then(|| self.queue.pop_front());
-        for item in items.iter().rev() {
-            self.queue.push_front(*item);
-        }
-        if let Some(item) = flying.flatten() {
-            self.queue.push_front(item);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -505,23 +481,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_away_leaves_the_order_and_what_flies() {
+    fn what_is_taken_away_and_put_back_keeps_its_order() {
         let mut lanes = Test::default();
-        for item in 1..=6 {
+        for item in 1..=5 {
             lanes.push(&"a", Priority::Normal, item, 0);
         }
-        let (id, _) = take(&mut lanes, 0).unwrap();
-        let odd = |item| item % 2 == 1;
-        assert_eq!(lanes.take(&"a", 4, odd), [3, 5], "1 is in flight");
-        lanes.put_back(&"a", Priority::Normal, &[3, 5]);
-        lanes.push(&"a", Priority::Normal, 7, 0);
+        assert_eq!(lanes.take_while(&"a", |item| item < 4), [1, 2, 3]);
+        lanes.put_first(&"a", Priority::Normal, &[9]);
+        let (id, item) = take(&mut lanes, 0).unwrap();
+        assert_eq!(item, 9);
+        assert!(
+            lanes.take_while(&"a", |_| true).is_empty(),
+            "9 is in flight"
+        );
+        lanes.put_first(&"a", Priority::Normal, &[1, 2, 3]);
         let mut order = vec![];
         lanes.land(id, Landed::Settled, 0);
         while let Some((id, item)) = take(&mut lanes, 0) {
             order.push(item);
             lanes.land(id, Landed::Settled, 0);
         }
-        assert_eq!(order, [2, 3, 4, 5, 6, 7]);
+        assert_eq!(order, [1, 2, 3, 4, 5]);
     }
 
     #[test]
@@ -550,7 +530,7 @@ mod tests {
         lanes.push(&"a", Priority::Normal, 1, 0);
         let (id, _) = lanes.next(0).unwrap();
         lanes.park(id, "robot");
-        assert_eq!(lanes.take(&"a", 9, |_| true), [1]);
+        assert_eq!(lanes.take_while(&"a", |_| true), [1]);
         assert_eq!(lanes.open(&"robot", 1), None);
         assert!(lanes.next(0).is_none());
         lanes.push(&"b", Priority::Normal, 2, 0);

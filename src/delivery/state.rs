@@ -247,8 +247,11 @@ pub struct Progress {
     pub due_ms: u64,
     /// The call that is under way: an intent, committed before the first byte leaves.
     pub in_flight: Option<usize>,
-    /// The calls.
+    /// The calls, those for one target behind each other.
     pub calls: Vec<Call>,
+    /// Calls that one target needs to have the whole message; 0 = one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub parts: usize,
     /// Why it is where it is.
     pub reason: Option<Reason>,
     /// Wall time of the end, in milliseconds.
@@ -276,7 +279,13 @@ pub enum Next {
 impl Progress {
     /// A message that was just accepted.
     pub fn new(calls: Vec<Call>) -> Self {
+        Self::in_parts(calls, 0)
+    }
+
+    /// As [`Self::new`], of a message that each target gets in `parts` calls.
+    pub fn in_parts(calls: Vec<Call>, parts: usize) -> Self {
         Self {
+            parts,
             state: State::Queued,
             attempts: 0,
             failures: 0,
@@ -291,9 +300,20 @@ impl Progress {
         }
     }
 
-    /// The call to make next: the pending one that was tried least. Each target has `parts` calls, which
-    /// are made in their order.
-    pub fn next_call(&self, parts: usize) -> Option<usize> {
+    /// Calls for one target.
+    fn per_target(&self) -> usize {
+        self.parts.max(1)
+    }
+
+    /// Whether some target has the whole message.
+    fn somebody_has_it(&self) -> bool {
+        let mut targets = self.calls.chunks(self.per_target());
+        targets.any(|calls| calls.iter().all(|call| call.outcome == CallOutcome::Sent))
+    }
+
+    /// The call to make next: the pending one that was tried least, the parts for one target in their order.
+    pub fn next_call(&self) -> Option<usize> {
+        let parts = self.per_target();
         let is_pending = |call: &Call| call.outcome == CallOutcome::Pending;
         let follows_pending = |index: usize| {
             let before = index
@@ -336,6 +356,7 @@ impl Progress {
                 }
                 self.attempts += 1;
                 self.failures = 0;
+                self.ambiguous = 0;
                 None
             }
             Verdict::SentInPart {
@@ -358,6 +379,7 @@ impl Progress {
                 call.outcome = CallOutcome::Dead;
                 self.attempts += 1;
                 self.reason = Some(reason.clone());
+                self.give_up_parts_after(index.unwrap_or(0));
                 None
             }
             Verdict::Retry(reason) => {
@@ -416,10 +438,7 @@ impl Progress {
     /// Ends the message in `state`; as `sent` if somebody has it already.
     pub fn end(&mut self, state: State, reason: Option<Reason>, wall_ms: u64) {
         // Somebody has it: that is what it is, whatever ended the rest.
-        let sent = self
-            .calls
-            .iter()
-            .any(|call| call.outcome == CallOutcome::Sent);
+        let sent = self.somebody_has_it();
         self.state = if sent { State::Sent } else { state };
         self.in_flight = None;
         if reason.is_some() {
@@ -428,13 +447,24 @@ impl Progress {
         self.finished_ms = Some(wall_ms);
     }
 
+    /// Without one part the later ones are of no use to their target.
+    fn give_up_parts_after(&mut self, index: usize) {
+        let parts = self.per_target();
+        let later = parts - 1 - index % parts;
+        for call in self.calls.iter_mut().skip(index + 1).take(later) {
+            if call.outcome == CallOutcome::Pending {
+                call.outcome = CallOutcome::Dead;
+            }
+        }
+    }
+
     fn conclude(&mut self) -> Next {
         let any = |outcome| self.calls.iter().any(|call| call.outcome == outcome);
         if any(CallOutcome::Pending) {
             self.state = State::Queued;
             return Next::Soon;
         }
-        self.state = if any(CallOutcome::Sent) {
+        self.state = if self.somebody_has_it() {
             State::Sent
         } else if any(CallOutcome::Unknown) {
             State::Unknown
@@ -449,6 +479,11 @@ impl Progress {
         }
         Next::Finished
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 fn bump(failures: &mut u32) -> u32 {
@@ -634,10 +669,10 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_message_go_in_their_order_to_each_target() {
-        let mut progress = Progress::new(vec![Call::to(vec![]); 4]);
+        let mut progress = Progress::in_parts(vec![Call::to(vec![]); 4], 2);
         let sent = Verdict::Sent { handle: None };
         let mut order = vec![];
-        while let Some(index) = progress.next_call(2) {
+        while let Some(index) = progress.next_call() {
             order.push(index);
             progress.depart(index);
             let first = order.len() == 1;
@@ -645,6 +680,33 @@ mod tests {
             progress.settle(if first { &busy } else { &sent }, Ambiguous::Retry, false);
         }
         assert_eq!(order, [0, 2, 3, 0, 1], "the second target need not wait");
+    }
+
+    #[test]
+    fn a_message_in_parts_is_sent_when_all_parts_were() {
+        let sent = Verdict::Sent { handle: None };
+        let dead = Verdict::Dead(reason());
+        let unknown = Verdict::Unknown(reason());
+        for (verdicts, state) in [
+            (vec![&sent, &sent], State::Sent),
+            (vec![&sent, &dead], State::Dead),
+            (vec![&dead], State::Dead),
+            (vec![&unknown, &sent], State::Unknown),
+        ] {
+            let mut progress = Progress::in_parts(vec![Call::to(vec![]); 2], 2);
+            for verdict in &verdicts {
+                let index = progress.next_call().unwrap();
+                progress.depart(index);
+                progress.settle(verdict, Ambiguous::Hold, false);
+            }
+            assert_eq!(progress.next_call(), None, "{verdicts:?}");
+            assert_eq!(progress.state, state, "{verdicts:?}");
+        }
+        let mut progress = Progress::in_parts(vec![Call::to(vec![]); 2], 2);
+        progress.depart(0);
+        progress.settle(&sent, Ambiguous::Retry, false);
+        progress.end(State::Expired, Some(reason()), 1);
+        assert_eq!(progress.state, State::Expired, "half of it is not it");
     }
 
     #[test]
@@ -656,7 +718,7 @@ mod tests {
             progress.settle(&Verdict::Dead(reason()), Ambiguous::Retry, false),
             Next::Soon
         );
-        assert_eq!(progress.next_call(1), Some(1));
+        assert_eq!(progress.next_call(), Some(1));
         progress.depart(1);
         let sent = Verdict::Sent { handle: None };
         assert_eq!(

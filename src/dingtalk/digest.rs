@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::message::{Content, Markdown, Text};
 use crate::delivery::state::Priority;
 
-/// Things listed at most: a phone shows about ten without scrolling.
-const LISTED_MAX: usize = 30;
+/// Things listed with the line under their headline: a phone shows about ten without scrolling. Further
+/// ones are headlines only, as many as fit.
+const TOLD_MAX: usize = 30;
+/// Characters of a text that a digest may need.
+const TEXT_CHARS_MAX: usize = 1_000;
 /// Characters of a headline and of the line under it.
 const HEADLINE_CHARS_MAX: usize = 60;
 const LINE_CHARS_MAX: usize = 100;
@@ -68,12 +71,34 @@ pub struct Item<'a> {
     pub accepted_ms: u64,
     /// How urgent it is.
     pub priority: Priority,
+    /// Who sent it: two platforms may use the same names for different things.
+    pub client: &'a str,
     /// What it is about; without one it stands for itself.
     pub merge_key: Option<&'a str>,
     /// Whether it says that this is over.
     pub resolved: bool,
     /// What it says.
     pub content: &'a Content,
+}
+
+/// What a digest may need of a content.
+pub fn shortened(content: &Content) -> Content {
+    match content {
+        Content::Text(text) => Content::Text(Text {
+            content: start(&text.content, TEXT_CHARS_MAX).to_owned(),
+        }),
+        Content::Markdown(markdown) => Content::Markdown(Markdown {
+            title: start(&markdown.title, TEXT_CHARS_MAX).to_owned(),
+            text: start(&markdown.text, TEXT_CHARS_MAX).to_owned(),
+        }),
+        Content::Link(_) | Content::ActionCard(_) | Content::Raw(_) => content.clone(),
+    }
+}
+
+fn start(text: &str, chars_max: usize) -> &str {
+    let end = text.char_indices().nth(chars_max);
+    let end = end.map_or(text.len(), |(at, _)| at);
+    text.get(..end).unwrap_or(text)
 }
 
 /// All messages about one thing.
@@ -108,14 +133,15 @@ fn topics<'a>(items: &'a [Item<'a>]) -> Vec<Topic<'a>> {
     let mut by_key = HashMap::new();
     let mut topics: Vec<Topic<'_>> = vec![];
     for item in items {
-        let known = item.merge_key.and_then(|key| by_key.get(key).copied());
+        let key = item.merge_key.map(|key| (item.client, key));
+        let known = key.and_then(|key| by_key.get(&key).copied());
         if let Some(topic) = known.and_then(|index: usize| topics.get_mut(index)) {
             topic.newest = item;
             topic.urgency = topic.urgency.min(item.priority);
             topic.times += 1;
             continue;
         }
-        if let Some(key) = item.merge_key {
+        if let Some(key) = key {
             by_key.insert(key, topics.len());
         }
         topics.push(Topic {
@@ -175,9 +201,9 @@ fn list(text: &mut String, standing: &[Topic<'_>], bytes_max: usize, words: Word
     // Room for the line that says how many are left out.
     let mut room = bytes_max.saturating_sub(escaped_bytes(text) + 200);
     for (listed, topic) in standing.iter().enumerate() {
-        let entry = entry(topic, marks);
+        let entry = entry(topic, listed < TOLD_MAX, marks);
         let bytes = escaped_bytes(&entry);
-        if listed == LISTED_MAX || bytes > room {
+        if bytes > room {
             let more = words.more(standing.len() - listed);
             write(text, format_args!("\n{more}\n"));
             return;
@@ -187,7 +213,7 @@ fn list(text: &mut String, standing: &[Topic<'_>], bytes_max: usize, words: Word
     }
 }
 
-fn entry(topic: &Topic<'_>, marks: bool) -> String {
+fn entry(topic: &Topic<'_>, told: bool, marks: bool) -> String {
     let mut entry = String::from(if marks { "- " } else { "· " });
     entry.push_str(&bold(&headline(topic.newest), marks));
     if topic.times > 1 {
@@ -197,7 +223,7 @@ fn entry(topic: &Topic<'_>, marks: bool) -> String {
         &mut entry,
         format_args!(" {}", clock(topic.newest.accepted_ms)),
     );
-    if let Some(line) = second_line(topic.newest) {
+    if let Some(line) = second_line(topic.newest).filter(|_| told) {
         write(&mut entry, format_args!("{}  {line}", line_end(marks)));
     }
     entry.push('\n');
@@ -266,10 +292,7 @@ fn plain(line: &str) -> String {
     let line = line.trim_start_matches(|c: char| c.is_whitespace() || "#>-*+".contains(c));
     let mut plain = String::new();
     // No more than could be shown, so that hostile brackets cost little.
-    let shown = line.char_indices().nth(4 * LINE_CHARS_MAX);
-    let mut rest = line
-        .get(..shown.map_or(line.len(), |(at, _)| at))
-        .unwrap_or(line);
+    let mut rest = start(line, 4 * LINE_CHARS_MAX);
     while let Some(c) = rest.chars().next() {
         if let Some((text, after)) = link(rest) {
             plain.push_str(text);
@@ -283,7 +306,9 @@ fn plain(line: &str) -> String {
             c => plain.push(c),
         }
     }
-    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+    let plain = plain.split_whitespace().collect::<Vec<_>>().join(" ");
+    // What could still be read as a link, an image or a tag.
+    plain.replace("](", "] (").replace('<', "＜")
 }
 
 /// `[text](url)` or `![text](url)` at the start: its text and what follows.
@@ -438,6 +463,7 @@ mod tests {
         Item {
             accepted_ms: AT_MS + minute * 60_000,
             priority: Priority::Normal,
+            client: "platform",
             merge_key: key,
             resolved,
             content,
@@ -516,6 +542,22 @@ mod tests {
     }
 
     #[test]
+    fn two_platforms_with_one_name_for_two_things_are_two_things() {
+        let content = markdown("P1", "x");
+        let mut items = [
+            item(0, Some("db"), false, &content),
+            item(1, Some("db"), true, &content),
+        ];
+        items[1].client = "another";
+        let digest = digest(&items, Fold::Markdown, Language::En);
+        assert!(
+            text_of(&digest).contains("**1 open**"),
+            "{}",
+            text_of(&digest)
+        );
+    }
+
+    #[test]
     fn a_thousand_are_counted_and_the_most_urgent_are_listed() {
         let low = markdown("low", "x");
         let high = markdown("high", "y");
@@ -531,7 +573,12 @@ mod tests {
         let text = text_of(&digest);
         assert!(text.starts_with("### 1000 条告警：high 等"), "{text}");
         assert!(text.contains("高 1 · 普通 999"));
-        assert!(text.contains("另有 970 项未列出"), "{text}");
+        let listed = text.matches("\n- ").count();
+        assert!(listed > 200, "{listed}");
+        assert!(
+            text.contains(&format!("另有 {} 项未列出", 1_000 - listed)),
+            "{text}"
+        );
     }
 
     #[test]
@@ -542,6 +589,8 @@ mod tests {
             ("![chart](u) x", "chart x"),
             ("a [b] c", "a [b] c"),
             ("\u{1b}[31mred", "[31mred"),
+            ("[[x]](http://evil)", "[[x]] (http://evil)"),
+            ("<font color=red>a<!--", "＜font color=red>a＜!--"),
         ] {
             assert_eq!(plain(line), expected);
         }

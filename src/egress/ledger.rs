@@ -1,9 +1,8 @@
 //! The month's ledger: metered calls counted by organisation, app and API, on disk (outbound.md §7.2).
 //!
 //! Rows of [`Table::Ledger`] have the key day ‖ 0 ‖ organisation ‖ 0 ‖ `api` or `webhook` ‖ 0 ‖ app or
-//! robot ‖ 0 ‖ API; a month is the sum of its days. Two rows name no app: `correction` is what DingTalk
-//! says was used beyond what we saw, and `exhausted`, on the first day of a month, is a mark, not a
-//! count. In memory is what the rows of the last two months come to. Time comes in as a value.
+//! robot ‖ 0 ‖ API; a month is the sum of its days. One row names no app: `exhausted`, on the first day of
+//! a month, is DingTalk's word that nothing is left, a mark and not a count. In memory is what the rows of the last two months come to. Time comes in as a value.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -25,7 +24,6 @@ const LOOK_AGAIN_MS: u64 = 600_000;
 const IN_FLIGHT_MS: u64 = 50;
 /// Shares of a month's allowance, in percent, at which somebody is told.
 const LEVELS: [u64; 3] = [95, 80, 50];
-const CORRECTION: &str = "correction";
 const EXHAUSTED: &str = "exhausted";
 
 /// `[limits.month]`, and which organisation pays for whom.
@@ -104,6 +102,14 @@ pub(super) struct Account {
     told: u64,
 }
 
+impl Account {
+    /// What was used; at least all there is, if DingTalk says so.
+    fn used(&self, limit: Option<u64>) -> u64 {
+        let all = limit.filter(|_| self.exhausted.is_some());
+        self.used.max(all.unwrap_or(0))
+    }
+}
+
 /// How one allowance stands.
 #[derive(Debug)]
 pub(super) struct Standing {
@@ -111,7 +117,7 @@ pub(super) struct Standing {
     pub(super) limit: Option<u64>,
     pub(super) exhausted: bool,
     pub(super) runs_out_on: Option<Day>,
-    /// By app or robot and API; no app is a correction.
+    /// By app or robot and API.
     pub(super) by: Vec<(String, String, u64)>,
 }
 
@@ -239,7 +245,7 @@ impl Ledger {
         self.rules = rules;
         for ((payer, _), account) in &mut self.accounts {
             // A larger limit has its own shares.
-            let level = level(account.used, self.rules.limit(payer.allowance));
+            let level = level_of(account, self.rules.limit(payer.allowance));
             account.told = account.told.min(level);
         }
     }
@@ -293,7 +299,8 @@ impl Ledger {
         let (used, in_flight) = self.taken(payer, wall_ms);
         let left = limit.saturating_sub(used + in_flight);
         let left = usize::try_from(left).unwrap_or(usize::MAX);
-        self.rules.enforce.then_some(left)
+        let holds = self.rules.enforce && !self.is_exhausted(payer, wall_ms);
+        holds.then_some(left)
     }
 
     fn taken(&self, payer: &Payer, wall_ms: u64) -> (u64, u64) {
@@ -304,6 +311,10 @@ impl Ledger {
 
     fn wait_ms(&self, payer: &Payer, critical: bool, wall_ms: u64) -> Option<u64> {
         let limit = self.rules.limit(payer.allowance)?;
+        if self.is_exhausted(payer, wall_ms) {
+            // DingTalk's own pause holds, and probes now and then whether more was bought.
+            return None;
+        }
         let allowed = self.rules.allowed(limit, critical);
         let (used, in_flight) = self.taken(payer, wall_ms);
         if !self.rules.enforce || used + in_flight < allowed {
@@ -360,30 +371,22 @@ impl Ledger {
         account.used += calls;
         let by = (meter.name.clone(), meter.api.clone());
         *account.by.entry(by).or_default() += calls;
-        // A correction says nothing about the trend.
-        if meter.api != CORRECTION {
-            *account.days.entry(day).or_default() += calls;
-        }
+        *account.days.entry(day).or_default() += calls;
     }
 
-    /// DingTalk says that there is nothing left: whatever we have counted, the limit is reached.
+    /// DingTalk says that there is nothing left: whatever we have counted, the limit is reached. Only a mark,
+    /// so that what was counted holds again as soon as DingTalk lets something pass.
     fn exhaust(&mut self, payer: &Payer, wall_ms: u64, entries: &mut Vec<Entry>) {
-        let (used, _) = self.taken(payer, wall_ms);
-        let limit = self.rules.limit(payer.allowance);
-        let missing = limit.map_or(0, |limit| limit.saturating_sub(used));
-        if missing > 0 {
-            let correction = Meter {
-                payer: payer.clone(),
-                name: String::new(),
-                api: CORRECTION.to_owned(),
-            };
-            entries.push(self.count(&correction, missing, wall_ms));
-        }
         let month = Day::at(wall_ms).month();
         let account = self.accounts.entry((payer.clone(), month)).or_default();
         if account.exhausted.replace(self.permits).is_none() {
             entries.push(Entry::Mark(mark_key(payer, month)));
         }
+    }
+
+    fn is_exhausted(&self, payer: &Payer, wall_ms: u64) -> bool {
+        self.account(payer, wall_ms)
+            .is_some_and(|account| account.exhausted.is_some())
     }
 
     fn account(&self, payer: &Payer, wall_ms: u64) -> Option<&Account> {
@@ -408,7 +411,7 @@ impl Ledger {
     /// Everything was read back: what was told before the restart is not told again.
     pub(super) fn loaded(&mut self) {
         for ((payer, _), account) in &mut self.accounts {
-            account.told = level(account.used, self.rules.limit(payer.allowance));
+            account.told = level_of(account, self.rules.limit(payer.allowance));
         }
     }
 
@@ -423,7 +426,7 @@ impl Ledger {
     pub(super) fn standing(&self, payer: &Payer, wall_ms: u64) -> Standing {
         let limit = self.rules.limit(payer.allowance);
         let account = self.account(payer, wall_ms);
-        let used = account.map_or(0, |account| account.used);
+        let used = account.map_or(0, |account| account.used(limit));
         let (since, recent) = self.trend(payer, wall_ms);
         let by = account.into_iter().flat_map(|account| &account.by);
         Standing {
@@ -458,7 +461,7 @@ impl Ledger {
     /// The level that an allowance has reached, if nobody was told of it this month.
     pub(super) fn untold(&self, payer: &Payer, wall_ms: u64) -> Option<u64> {
         let account = self.account(payer, wall_ms)?;
-        let level = level(account.used, self.rules.limit(payer.allowance));
+        let level = level_of(account, self.rules.limit(payer.allowance));
         (account.told < level).then_some(level)
     }
 
@@ -469,6 +472,10 @@ impl Ledger {
         self.accounts.entry(account).or_default().told = level;
         Some(level)
     }
+}
+
+fn level_of(account: &Account, limit: Option<u64>) -> u64 {
+    level(account.used(limit), limit)
 }
 
 /// The highest of [`LEVELS`] that is reached; 0 = none.

@@ -186,7 +186,7 @@ impl Outbox {
             bytes: payload.len() as u64,
             ambiguous,
             route,
-            progress: Progress::new(calls(&message)),
+            progress: Progress::in_parts(calls(&message), message.parts.len()),
             fold: fold(&message.content, priority, ambiguous),
             digest: None,
         };

@@ -24,10 +24,8 @@ use crate::journal::queue::Queue;
 
 /// The moments of messages that have ended may be this many more than those of the others.
 const EXPIRED_ENDED_MAX: usize = 1_024;
-/// Messages in one digest: what a commit takes without holding up the others.
-const MEMBERS_MAX: usize = 1_000;
-/// So many of a lane are looked at for a digest.
-const FOLD_LOOKED_AT_MAX: usize = 4_000;
+/// Messages in one digest, as a power of two: what a commit takes without holding up the others.
+const MEMBERS_MAX_LOG2: u8 = 9;
 
 /// All messages under way.
 #[derive(Debug)]
@@ -54,6 +52,18 @@ struct Entry {
     /// Monotonic time of acceptance: in seconds, for room.
     accepted_s: u32,
     fold: Fold,
+    /// It goes into no digest of more messages than this power of two.
+    members_max_log2: u8,
+}
+
+/// How what was in a digest goes on when that came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// As before: nothing was wrong with it.
+    Folded,
+    /// In digests half as large, down to one message each: what is wrong with one of them must not
+    /// hold up the others one by one.
+    Halved,
 }
 
 /// What the messages of a lane have in common.
@@ -139,6 +149,7 @@ impl Backlog {
             expires_ms: mono_ms + live.expires_ms.saturating_sub(wall_ms),
             accepted_s: u32::try_from(accepted_s).unwrap_or(u32::MAX),
             fold: if tried { Fold::Never } else { live.fold },
+            members_max_log2: MEMBERS_MAX_LOG2,
         }
     }
 
@@ -162,23 +173,28 @@ impl Backlog {
         }
     }
 
-    /// What goes out together with `head`, whose turn it is, if that has waited for `after_ms`: the
-    /// messages of its kind that wait in its lane. They leave the lane. Empty if it goes by itself.
+    /// What goes out together with `head`, whose turn it is, if that has waited for `after_ms`: it and
+    /// those behind it that are of its kind. They leave the lane. Empty if it goes by itself.
     pub(super) fn fold(&mut self, lane: LaneId, head: u64, now_ms: u64, after_ms: u64) -> Vec<u64> {
-        let Some(entry) = self.entries.get(&head).copied() else {
+        let Some(first) = self.entries.get(&head).copied() else {
             return vec![];
         };
-        let age_ms = now_ms.saturating_sub(u64::from(entry.accepted_s) * 1_000);
-        if matches!(entry.fold, Fold::Never | Fold::Digest) || age_ms < after_ms {
+        let age_ms = now_ms.saturating_sub(u64::from(first.accepted_s) * 1_000);
+        if matches!(first.fold, Fold::Never | Fold::Digest) || age_ms < after_ms {
             return vec![];
         }
-        let (entries, mut taken) = (&self.entries, 0);
-        let parts = self.lanes.take(&entry.lane, FOLD_LOOKED_AT_MAX, |seq| {
-            let same = entries.get(&seq).is_some_and(|one| one.fold == entry.fold);
-            let wanted = same && taken < MEMBERS_MAX;
-            taken += usize::from(wanted);
+        let (entries, mut taken, mut log2) = (&self.entries, 0_u64, first.members_max_log2);
+        let mut parts = self.lanes.take_while(&first.lane, |seq| {
+            let Some(entry) = entries.get(&seq) else {
+                // Cancelled or expired while it waited.
+                return true;
+            };
+            log2 = log2.min(entry.members_max_log2);
+            let wanted = entry.fold == first.fold && taken < 1 << log2;
+            taken += u64::from(wanted);
             wanted
         });
+        parts.retain(|seq| entries.contains_key(seq));
         if parts.len() < 2 {
             self.lanes.put_before_head(lane, head);
             return vec![];
@@ -213,8 +229,19 @@ impl Backlog {
     /// `seq`, which may be a digest, has ended and left this.
     pub(super) fn settle_digest(&mut self, seq: u64, left: Left) {
         match left {
-            Left::Parts => self.unfold(seq),
+            Left::Parts => self.unfold(seq, Again::Halved),
             Left::Finished | Left::Again { .. } => self.merge(seq),
+        }
+    }
+
+    /// A digest that was read back stands where its messages stood.
+    fn put_first(&mut self, seq: u64) {
+        let Some(entry) = self.entries.get(&seq) else {
+            return;
+        };
+        if let Some(shared) = self.shared.get(&entry.lane) {
+            self.lanes.take_out(&entry.lane, seq);
+            self.lanes.put_first(&entry.lane, shared.priority, &[seq]);
         }
     }
 
@@ -226,21 +253,26 @@ impl Backlog {
         }
     }
 
-    /// What was in digest `seq` waits again, before all that came later, and goes by itself.
-    pub(super) fn unfold(&mut self, seq: u64) {
-        let mut back: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-        for (part, mut entry) in self.folded.remove(&seq).unwrap_or_default() {
-            entry.fold = Fold::Never;
+    /// What was in digest `seq` waits again, before all that came later.
+    pub(super) fn unfold(&mut self, seq: u64, again: Again) {
+        let parts = self.folded.remove(&seq).unwrap_or_default();
+        let Some(lane) = parts.first().map(|(_, part)| part.lane) else {
+            return;
+        };
+        let halved_log2 = u8::try_from(parts.len().ilog2())
+            .unwrap_or(0)
+            .saturating_sub(1);
+        let mut back = vec![];
+        for (part, mut entry) in parts {
+            if again == Again::Halved {
+                entry.members_max_log2 = entry.members_max_log2.min(halved_log2);
+            }
             self.expiries.push(Reverse((entry.expires_ms, part)));
             self.entries.insert(part, entry);
-            back.entry(entry.lane).or_default().push(part);
+            back.push(part);
         }
-        for (lane, parts) in back {
-            // The digest, unless it flies: nothing is put back behind it.
-            self.lanes.take(&lane, 1, |item| item == seq);
-            if let Some(shared) = self.shared.get(&lane) {
-                self.lanes.put_back(&lane, shared.priority, &parts);
-            }
+        if let Some(shared) = self.shared.get(&lane) {
+            self.lanes.put_first(&lane, shared.priority, &back);
         }
     }
 
@@ -263,13 +295,16 @@ impl Backlog {
     }
 
     /// The attempt of `seq` has ended, and it goes on waiting.
-    pub(super) fn land(&mut self, seq: u64, failed: bool, reordered: bool) {
+    pub(super) fn land(&mut self, seq: u64, failed: bool, tried: bool, reordered: bool) {
         self.flying.remove(&seq);
         if failed {
             self.failed.insert(seq);
         }
-        if failed && let Some(entry) = self.entries.get_mut(&seq) {
-            // It may have arrived: it is not told a second time under another name.
+        // What has arrived, or may have, is not told a second time under another name.
+        if tried
+            && let Some(entry) = self.entries.get_mut(&seq)
+            && entry.fold != Fold::Digest
+        {
             entry.fold = Fold::Never;
         }
         if reordered {
@@ -390,7 +425,9 @@ impl Recovery {
             let ends =
                 |(seq, state, _): &(u64, State, _)| *seq == digest && *state == State::Unknown;
             if !waits && !self.ended.iter().any(ends) {
-                self.backlog.unfold(digest);
+                self.backlog.unfold(digest, Again::Folded);
+            } else if waits {
+                self.backlog.put_first(digest);
             }
         }
     }
@@ -442,7 +479,7 @@ mod tests {
         assert_eq!(backlog.pop_expired(now_ms + 9), None);
         assert_eq!(backlog.pop_expired(now_ms + 10), Some(3));
         assert_eq!(backlog.pop_expired(now_ms + 10), None);
-        backlog.land(head, true, true);
+        backlog.land(head, true, true, true);
         assert_eq!(backlog.pop_expired(now_ms + 1_010), Some(head));
         assert!(backlog.shared.is_empty() && backlog.reordered.is_empty());
     }
@@ -458,80 +495,153 @@ mod tests {
         assert_eq!(backlog.pop_expired(now_ms + 100), Some(1));
     }
 
+    /// All that wait, in the order of their turns, each by itself or as a digest of how many.
+    fn turns(backlog: &mut Backlog, now_ms: u64) -> Vec<Vec<u64>> {
+        let mut turns = vec![];
+        while let Some((lane, head)) = backlog.lanes.next(now_ms) {
+            let parts = backlog.fold(lane, head, now_ms, 0);
+            let seq = 1_000 + turns.len() as u64;
+            if parts.is_empty() {
+                backlog.fly(lane, head);
+                backlog.forget(head);
+                turns.push(vec![head]);
+            } else {
+                backlog.fly_digest(lane, seq, &parts);
+                backlog.forget(seq);
+                backlog.settle_digest(seq, Left::Finished);
+                turns.push(parts);
+            }
+            backlog.lanes.land(lane, Landed::Settled, now_ms);
+        }
+        turns
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn what_waited_too_long_is_folded_and_waits_again_in_its_order_if_that_fails() {
-        let mut backlog = backlog(&[60_000, 50_000, 60_000, 60_000]);
-        backlog.take_in(
-            5,
-            &Live {
-                lane: 8,
-                ..live(backlog.clock, 5, 60_000)
-            },
-        );
-        let text = Live {
+    async fn what_waited_too_long_is_folded_with_what_stands_behind_it_and_is_of_its_kind() {
+        let mut backlog = backlog(&[60_000, 50_000, 60_000]);
+        let clock = backlog.clock;
+        let text = |seq| Live {
             fold: Fold::Text,
-            ..live(backlog.clock, 6, 60_000)
+            ..live(clock, seq, 60_000)
         };
-        backlog.take_in(6, &text);
-        let now_ms = backlog.clock.mono_ms() + 2_000;
+        backlog.take_in(4, &text(4));
+        backlog.take_in(5, &live(clock, 5, 60_000));
+        backlog.take_in(6, &live(clock, 6, 60_000));
+        backlog.forget(2);
+        let now_ms = clock.mono_ms() + 2_000;
         let (lane, head) = backlog.lanes.next(now_ms).unwrap();
-        assert_eq!(head, 1);
         assert!(
             backlog.fold(lane, head, now_ms, 3_000).is_empty(),
             "too young"
         );
-        let parts = backlog.fold(lane, head, now_ms, 1_000);
+        backlog.lanes.put_first(&7, Priority::Normal, &[]);
         assert_eq!(
-            parts,
-            [1, 2, 3, 4],
-            "5 is of another lane, 6 of another kind"
+            turns(&mut backlog, now_ms),
+            [vec![1, 3], vec![4], vec![5, 6]]
         );
-        backlog.fly_digest(lane, 7, &parts);
-        assert!(!backlog.is_waiting(1));
-        assert_eq!(
-            backlog.pop_expired(now_ms + 50_000),
-            None,
-            "it is under way"
-        );
-        backlog.forget(7);
-        backlog.settle_digest(7, Left::Parts);
-        backlog.lanes.land(lane, Landed::Settled, now_ms);
-        let mut order = vec![];
-        while let Some((lane, seq)) = backlog.lanes.next(now_ms) {
-            assert!(backlog.fold(lane, seq, now_ms, 0).is_empty(), "not again");
-            backlog.fly(lane, seq);
-            order.push(seq);
-            backlog.forget(seq);
-            backlog.lanes.land(lane, Landed::Settled, now_ms);
-        }
-        order.retain(|seq| *seq != 5);
-        assert_eq!(order, [1, 2, 3, 4, 6]);
         assert!(backlog.shared.is_empty() && backlog.folded.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_in_a_digest_that_expired_overtakes_nobody() {
-        let mut backlog = backlog(&[60_000; 4]);
-        backlog.entries.get_mut(&2).unwrap().fold = Fold::Never;
+    async fn what_is_wrong_with_one_of_many_is_found_by_halves() {
+        let mut backlog = backlog(&[60_000; 8]);
+        let now_ms = backlog.clock.mono_ms();
+        let poison = 6;
+        let mut attempts = vec![];
+        while let Some((lane, head)) = backlog.lanes.next(now_ms) {
+            let parts = backlog.fold(lane, head, now_ms, 0);
+            let seq = 100 + attempts.len() as u64;
+            if parts.is_empty() {
+                attempts.push(vec![head]);
+                backlog.fly(lane, head);
+                backlog.forget(head);
+            } else {
+                attempts.push(parts.clone());
+                backlog.fly_digest(lane, seq, &parts);
+                backlog.forget(seq);
+                let died = parts.contains(&poison);
+                let left = if died { Left::Parts } else { Left::Finished };
+                backlog.settle_digest(seq, left);
+            }
+            backlog.lanes.land(lane, Landed::Settled, now_ms);
+        }
+        let expected: [&[u64]; 7] = [
+            &[1, 2, 3, 4, 5, 6, 7, 8],
+            &[1, 2, 3, 4],
+            &[5, 6, 7, 8],
+            &[5, 6],
+            &[5],
+            &[6],
+            &[7, 8],
+        ];
+        assert_eq!(attempts, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_half_sent_is_not_folded() {
+        let mut backlog = backlog(&[60_000; 3]);
+        let now_ms = backlog.clock.mono_ms();
+        let (lane, head) = backlog.lanes.next(now_ms).unwrap();
+        backlog.fly(lane, head);
+        let again = Landed::Again {
+            due_ms: now_ms,
+            failed: false,
+        };
+        backlog.lanes.land(lane, again, now_ms);
+        backlog.land(head, false, true, false);
+        assert_eq!(turns(&mut backlog, now_ms), [vec![1], vec![2, 3]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_digest_that_is_read_back_stands_where_its_messages_stood() {
+        let clock = Clock::starting_at(EPOCH_MS);
+        let mut recovery = Recovery::new(clock);
+        for seq in [1, 2] {
+            let digest = MessageId::new(EPOCH_MS, 0, 4);
+            let part = Live {
+                digest: Some(digest),
+                ..live(clock, seq, 60_000)
+            };
+            recovery.backlog.take_in_folded(seq, &part, digest);
+        }
+        recovery.backlog.take_in(3, &live(clock, 3, 60_000));
+        let digest = Live {
+            fold: Fold::Digest,
+            ..live(clock, 4, 60_000)
+        };
+        recovery.backlog.take_in(4, &digest);
+        recovery.settle();
+        let now_ms = clock.mono_ms();
+        let (lane, seq) = recovery.backlog.lanes.next(now_ms).unwrap();
+        assert_eq!(seq, 4);
+        recovery.backlog.lanes.drop_head(lane);
+        assert_eq!(recovery.backlog.lanes.next(now_ms).unwrap().1, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_in_a_digest_that_expired_is_folded_again_and_overtakes_nobody() {
+        let mut backlog = backlog(&[10_000, 60_000, 60_000, 60_000]);
+        backlog.entries.get_mut(&4).unwrap().fold = Fold::Never;
         let now_ms = backlog.clock.mono_ms();
         let (lane, head) = backlog.lanes.next(now_ms).unwrap();
         let parts = backlog.fold(lane, head, now_ms, 0);
-        assert_eq!(parts, [1, 3, 4]);
+        assert_eq!(parts, [1, 2, 3]);
         backlog.fly_digest(lane, 5, &parts);
+        assert!(!backlog.is_waiting(1));
+        assert_eq!(
+            backlog.pop_expired(now_ms + 10_000),
+            None,
+            "it is under way"
+        );
         let again = Landed::Again {
             due_ms: now_ms + 600_000,
             failed: true,
         };
         backlog.lanes.land(lane, again, now_ms);
-        backlog.land(5, true, false);
+        backlog.land(5, true, true, false);
         backlog.forget(5);
-        backlog.unfold(5);
-        let mut order = vec![];
-        while let Some((lane, seq)) = backlog.lanes.next(now_ms) {
-            order.push(seq);
-            backlog.lanes.drop_head(lane);
-        }
-        assert_eq!(order, [1, 2, 3, 4]);
+        backlog.unfold(5, Again::Folded);
+        assert_eq!(turns(&mut backlog, now_ms), [vec![1, 2, 3], vec![4]]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,6 +21,8 @@ use crate::metrics;
 /// Who a digest comes from.
 const CLIENT: &str = "dingd";
 
+/// Names of those who are mentioned, in bytes: they stand in the text and beside it.
+const MENTIONS_BYTES_MAX: usize = 3_000;
 /// What cannot be read now is read again after this, in milliseconds.
 const READ_AGAIN_MS: u64 = 5_000;
 
@@ -95,6 +97,7 @@ impl Sender {
             .map(|(_, (message, live))| Item {
                 accepted_ms: live.accepted_ms,
                 priority: live.priority,
+                client: &message.client,
                 merge_key: message.merge_key.as_deref(),
                 resolved: message.resolved,
                 content: &message.content,
@@ -152,6 +155,7 @@ impl Sender {
             Ok(parts) => parts,
             Err(error) => {
                 tracing::error!(%error, "the messages of a digest cannot be read now");
+                self.durable(batch).await;
                 return self.again_in(READ_AGAIN_MS);
             }
         };
@@ -199,12 +203,22 @@ impl Sender {
                 };
                 let message = view.get(place.payload, &key)?;
                 let message = message.and_then(|bytes| record::decode::<Message>(&bytes).ok());
+                let message = message.map(shortened);
                 read.push((part, message.zip(record::decode::<Live>(&live).ok())));
             }
             Ok(read)
         });
         read.await
     }
+}
+
+/// Without what no digest shows: hundreds are held at a time, and each may be as long as a request.
+fn shortened(mut message: Message) -> Message {
+    for part in &mut message.parts {
+        *part = String::new();
+    }
+    message.content = digest::shortened(&message.content);
+    message
 }
 
 /// A message ends as its digest did.
@@ -227,7 +241,7 @@ fn merge(part: &mut Live, digest: &Live, wall_ms: u64) {
 /// Everybody that one of them mentions, as far as DingTalk takes them.
 fn mentioned<'a>(all: impl Iterator<Item = &'a At>) -> At {
     let mut union = At::default();
-    let mut left = MENTIONS_MAX;
+    let (mut left, mut bytes) = (MENTIONS_MAX, 0);
     for at in all {
         union.all |= at.all;
         for (into, names) in [
@@ -235,9 +249,11 @@ fn mentioned<'a>(all: impl Iterator<Item = &'a At>) -> At {
             (&mut union.mobiles, &at.mobiles),
         ] {
             for name in names {
-                if left > 0 && !into.contains(name) {
+                let fits = left > 0 && bytes + name.len() <= MENTIONS_BYTES_MAX;
+                if fits && !into.contains(name) {
                     into.push(name.clone());
                     left -= 1;
+                    bytes += name.len();
                 }
             }
         }

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::Live;
-use super::backlog::{Backlog, Recovery};
+use super::backlog::{Again, Backlog, Recovery};
 use super::send::{Left, Sender};
 use crate::delivery::lanes::{Landed, LaneId};
 use crate::delivery::random;
@@ -329,10 +329,14 @@ impl Work {
                     .lanes
                     .land(landing.lane, Landed::Settled, now_ms);
             }
-            Left::Again { due_ms, failed } => {
+            Left::Again {
+                due_ms,
+                failed,
+                tried,
+            } => {
                 let landed = Landed::Again { due_ms, failed };
                 let reordered = self.backlog.lanes.land(landing.lane, landed, now_ms);
-                self.backlog.land(landing.seq, failed, reordered);
+                self.backlog.land(landing.seq, failed, tried, reordered);
                 if reordered {
                     metrics::reordered();
                 }
@@ -359,7 +363,7 @@ impl Work {
                 "查看该消息此前的 reason；如常因限流过期，请提高优先级或分散机器人。",
                 "See what held it up; if limits did, raise its priority or spread it over more robots.",
             );
-            self.backlog.unfold(seq);
+            self.backlog.unfold(seq, Again::Folded);
             self.end(seq, State::Expired, Some(reason));
         }
     }
@@ -368,7 +372,7 @@ impl Work {
         let Command::Cancel { seq, answer } = command;
         if self.backlog.is_waiting(seq) {
             self.backlog.forget(seq);
-            self.backlog.unfold(seq);
+            self.backlog.unfold(seq, Again::Folded);
             let sender = self.sender.clone();
             self.endings.spawn(async move {
                 let ended = sender.end(seq, State::Cancelled, None).await;

@@ -198,7 +198,8 @@ impl Api {
 
     async fn cancel(&self, id: &str, who: &Who) -> Result<Answer, Problem> {
         let (api, wanted) = (self.clone(), id.to_owned());
-        let work = async move { api.delete_message(&wanted).await };
+        let by = who.clone();
+        let work = async move { api.delete_message(&wanted, &by).await };
         audited(who, "cancel", id, |_| "cancelled".to_owned(), work).await
     }
 
@@ -246,8 +247,11 @@ impl Api {
         Ok(problem::json(200, &page))
     }
 
-    async fn delete_message(&self, id: &str) -> Result<Answer, Problem> {
+    async fn delete_message(&self, id: &str, who: &Who) -> Result<Answer, Problem> {
         let (message, live) = self.find(id).await?;
+        if !who.owns(&message.client) {
+            return Err(no_such_message());
+        }
         let late = |state: State| {
             let detail = format!("the message is {}", state.label());
             Problem::new(409, "not_cancellable", "Too late", detail)
@@ -273,12 +277,16 @@ impl Api {
             self.get_message(id, false).await
         } else {
             let (_, live) = self.find(id).await?;
-            let state = if live.progress.state.is_terminal() {
-                live.progress.state
-            } else {
-                State::Sending
-            };
-            Err(late(state))
+            Err(match live.digest {
+                _ if live.progress.state.is_terminal() => late(live.progress.state),
+                Some(digest) => Problem::new(
+                    409,
+                    "not_cancellable",
+                    "Too late",
+                    format!("the message is in digest {digest}, which is under way"),
+                ),
+                None => late(State::Sending),
+            })
         }
     }
 
@@ -293,15 +301,7 @@ impl Api {
     }
 
     async fn find(&self, id: &str) -> Result<(Message, Live), Problem> {
-        let missing = || {
-            Problem::new(
-                404,
-                "message_not_found",
-                "No such message",
-                "no message has this id",
-            )
-        };
-        let id: MessageId = id.parse().map_err(|_| missing())?;
+        let id: MessageId = id.parse().map_err(|_| no_such_message())?;
         let place = self.outbox.queue.place();
         let read = self.outbox.journal.read(move |view| {
             let key = id.seq().to_be_bytes();
@@ -313,7 +313,7 @@ impl Api {
         });
         let (message, live) = read.await.map_err(|error| unreadable(&error))?;
         let (Some(message), Some(live)) = (message, live) else {
-            return Err(missing());
+            return Err(no_such_message());
         };
         let damaged = |_| {
             Problem::new(
@@ -328,7 +328,7 @@ impl Api {
         if message.id == id {
             Ok((message, live))
         } else {
-            Err(missing())
+            Err(no_such_message())
         }
     }
 
@@ -671,6 +671,11 @@ fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
     } else {
         Err(bad())
     }
+}
+
+fn no_such_message() -> Problem {
+    let detail = "no message has this id";
+    Problem::new(404, "message_not_found", "No such message", detail)
 }
 
 /// A parameter whose value is none.

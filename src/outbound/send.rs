@@ -61,7 +61,7 @@ pub struct Sender {
 pub enum Left {
     /// Terminal.
     Finished,
-    /// It was a digest that came to nothing: the messages in it wait again.
+    /// Terminal; if it was a digest it came to nothing, and the messages in it wait again.
     Parts,
     /// Due again at a monotonic time; `failed` if the message is to blame.
     Again {
@@ -69,6 +69,8 @@ pub enum Left {
         due_ms: u64,
         /// Whether this counts against the message.
         failed: bool,
+        /// Whether part of it has arrived, or may have.
+        tried: bool,
     },
 }
 
@@ -132,7 +134,7 @@ impl Sender {
             }
         };
         live.progress.reordered |= reordered;
-        let Some(index) = live.progress.next_call(message.calls_per_target()) else {
+        let Some(index) = live.progress.next_call() else {
             self.egress.give_back(permit);
             return self.conclude(seq, &message, live, Batch::default()).await;
         };
@@ -191,6 +193,7 @@ impl Sender {
         Left::Again {
             due_ms: self.clock.mono_ms() + delay_ms,
             failed: false,
+            tried: false,
         }
     }
 
@@ -248,7 +251,7 @@ impl Sender {
     }
 
     /// What the next attempt will read must be on disk before it starts.
-    async fn durable(&self, batch: Batch) {
+    pub(super) async fn durable(&self, batch: Batch) {
         if self.journal.commit(batch).await.is_err() {
             tracing::debug!("a result could not be written; the process is about to end");
         }
@@ -358,6 +361,7 @@ impl Sender {
         Left::Again {
             due_ms: self.clock.mono_ms() + delay_ms.max(AT_ONCE_MS),
             failed: delay_ms > 0,
+            tried: live.progress.attempts > 0,
         }
     }
 
@@ -400,7 +404,7 @@ impl Sender {
             .flatten();
         let Some(live) = live else {
             // It was already.
-            return Left::Finished;
+            return Left::Parts;
         };
         metrics::store_quarantined();
         tracing::error!(seq, "a stored message is damaged and was set aside");
@@ -418,7 +422,8 @@ impl Sender {
                 queue.finished(tag);
             }
         });
-        Left::Finished
+        // If it was a digest, what was in it waits again.
+        Left::Parts
     }
 }
 

@@ -126,34 +126,29 @@ async fn a_digest_that_is_refused_returns_its_messages_to_their_lane() {
         wrong: Some(refused),
         ..Default::default()
     });
-    until("the digest is dead", async || {
-        let dead = stage.get("/v1/messages?state=dead").await.json();
-        dead["messages"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|message| message["members"].is_array())
-    })
-    .await;
+    let dead = async || -> Vec<Value> {
+        let page = stage.get("/v1/messages?state=dead").await.json();
+        let dead = page["messages"].as_array().unwrap().iter();
+        dead.filter(|message| message["members"].is_array())
+            .map(|message| message["id"].clone())
+            .collect()
+    };
+    until("the digest is dead", async || !dead().await.is_empty()).await;
     stage.box_.set(Switches::default());
-    let mut states = vec![];
     for id in &ids {
         until("it has ended", async || {
-            let message = stage.message(id).await;
-            message["finished_at"].is_string()
+            stage.message(id).await["finished_at"].is_string()
         })
         .await;
-        let message = stage.message(id).await;
-        assert!(message["merged_into"].is_null(), "{message}");
-        assert!(message["digest"].is_null(), "{message}");
-        states.push(message["state"].as_str().unwrap().to_owned());
     }
-    assert!(
-        states
-            .iter()
-            .all(|state| state == "sent" || state == "dead"),
-        "{states:?}"
-    );
+    let dead = dead().await;
+    for id in &ids {
+        let message = stage.message(id).await;
+        assert!(
+            !dead.contains(&message["merged_into"]) && message["digest"].is_null(),
+            "{message}"
+        );
+    }
     let told = || {
         let told = stage.events("dingd.message.finished");
         told.iter()
@@ -254,5 +249,54 @@ async fn a_status_without_a_merge_key_is_refused() {
         "{}",
         reply.body
     );
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_message_that_went_half_way_goes_the_rest_by_itself() {
+    let stage = stage().await;
+    let text = "一行告警。\n".repeat(9_000);
+    let mut ids = vec![];
+    for number in 0..4 {
+        let mut body = alert(number);
+        body["content"]["markdown"]["text"] = json!(text);
+        ids.push(stage.send(&body).await);
+    }
+    let messages = ended(&stage, &ids).await;
+    for message in &messages {
+        if message["state"] == "sent" {
+            let parts = usize::try_from(message["parts"].as_u64().unwrap()).unwrap();
+            assert_eq!(message["receipts"].as_array().unwrap().len(), parts);
+        }
+    }
+    assert_eq!(count(&messages, "sent") + count(&messages, "merged"), 4);
+    assert!(count(&messages, "sent") >= 2, "15 calls begin the second");
+    assert_eq!(stage.box_.penalties(), vec![]);
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn nobody_withdraws_what_another_client_sent() {
+    let edit = |config: String| {
+        config.replace(
+            "[admin]\n",
+            "[[api.clients]]\nname = \"other\"\ntoken = \"another-token-0123456789\"\n[admin]\n",
+        )
+    };
+    let stage = Stage::with(fast(), edit).await;
+    stage.box_.set(Switches {
+        down: true,
+        ..Default::default()
+    });
+    let id = stage.send(&alert(1)).await;
+    let url = format!("{}/v1/messages/{id}", stage.daemon.api());
+    let other = [(
+        "authorization",
+        "Bearer another-token-0123456789".to_owned(),
+    )];
+    let reply = dingd::sim::post::request("DELETE", &url, &other, String::new()).await;
+    assert_eq!(reply.unwrap().status, 404);
+    stage.box_.set(Switches::default());
+    stage.reaches(&id, "sent").await;
     stage.close().await;
 }

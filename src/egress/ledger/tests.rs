@@ -139,10 +139,7 @@ fn dingtalks_word_raises_the_count_once_and_a_later_success_takes_the_mark_away(
     call(&mut ledger, "oncall", &sent());
     let early = take(&mut ledger, "oncall", false).unwrap();
     let entries = call(&mut ledger, "oncall", &used_up());
-    assert!(
-        matches!(&*entries, [Entry::Add(_, 9), Entry::Mark(_)]),
-        "{entries:?}"
-    );
+    assert!(matches!(&*entries, [Entry::Mark(_)]), "{entries:?}");
     assert_eq!(call(&mut ledger, "night", &used_up()), []);
     let stands = standing(&ledger, "a");
     assert_eq!((stands.used, stands.exhausted), (10, true));
@@ -155,7 +152,22 @@ fn dingtalks_word_raises_the_count_once_and_a_later_success_takes_the_mark_away(
         matches!(&*entries, [Entry::Add(_, 1), Entry::Unmark(_)]),
         "{entries:?}"
     );
-    assert!(!standing(&ledger, "a").exhausted);
+    let stands = standing(&ledger, "a");
+    assert_eq!(
+        (stands.used, stands.exhausted),
+        (3, false),
+        "our own count again"
+    );
+}
+
+#[test]
+fn after_dingtalks_word_its_own_pause_holds_so_that_a_probe_can_end_it() {
+    let mut ledger = Ledger::new(rules(2, true));
+    call(&mut ledger, "oncall", &sent());
+    call(&mut ledger, "oncall", &used_up());
+    assert!(take(&mut ledger, "oncall", false).is_ok());
+    call(&mut ledger, "oncall", &sent());
+    assert!(take(&mut ledger, "oncall", true).is_err(), "two are used");
 }
 
 #[test]
@@ -222,7 +234,7 @@ fn each_level_is_news_once_a_month_and_again_under_a_larger_limit() {
 }
 
 #[test]
-fn a_correction_is_no_trend() {
+fn dingtalks_word_is_no_trend() {
     let mut ledger = Ledger::new(rules(1_000, false));
     call(&mut ledger, "oncall", &sent());
     let whose = payer("a", Allowance::Api);
