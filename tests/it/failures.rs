@@ -152,6 +152,33 @@ async fn a_missing_permission_blocks_the_call_and_names_the_scope() {
 }
 
 #[tokio::test]
+async fn a_denial_without_a_code_costs_no_message_and_covers_a_robot_alone() {
+    let stage = Stage::open().await;
+    stage.box_.set(Switches {
+        fail_next: [Wrong::json(403, "{}")].into(),
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&robot(), "x")).await;
+    until("it is reported", async || {
+        stage.ready().await["degraded"]
+            .to_string()
+            .contains("HTTP 403")
+    })
+    .await;
+    let message = stage.reaches(&id, "queued").await;
+    assert_eq!(
+        (&message["reason"]["code"], &message["attempts"]),
+        (&json!("forbidden"), &json!(0))
+    );
+    let other = stage.send(&text_to(&people(), "others go on")).await;
+    stage.reaches(&other, "sent").await;
+    let counted = r#"dingd_verdicts_total{api="robot.send",verdict="blocked",code="http_4xx"} 1"#;
+    let metrics = stage.metrics().await;
+    assert!(metrics.contains(counted), "{metrics}");
+    stage.close().await;
+}
+
+#[tokio::test]
 async fn an_unknown_outcome_is_repeated_with_the_same_key_so_a_robot_posts_once() {
     let stage = Stage::open().await;
     stage.box_.set(Switches {

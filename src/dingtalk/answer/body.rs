@@ -65,7 +65,9 @@ impl Body {
         match bytes.first() {
             None if complete => Self::Unreadable("an empty body"),
             Some(b'<') => Self::Html,
-            _ if !complete => Self::Unreadable("a body that was cut off"),
+            _ if !complete => {
+                Self::Unreadable("a body that broke off, is too long or badly compressed")
+            }
             _ => serde_json::from_slice(bytes).map_or(
                 Self::Unreadable("a body that is no JSON object"),
                 |fields| Self::Object(Object(fields)),
@@ -90,11 +92,11 @@ impl Object {
         let sub = legacy
             .as_deref()
             .filter(|code| *code == "88")
-            .and_then(|_| self.code("sub_code"));
+            .and_then(|_| self.code("sub_code").or_else(|| self.code("subcode")));
         let wrapped = sub.is_some();
         let code = sub.or(legacy).or_else(|| self.code("code"))?;
         let said: &[&str] = if wrapped {
-            &["sub_msg", "errmsg"]
+            &["sub_msg", "submsg", "errmsg"]
         } else {
             &["errmsg", "message", "sub_msg"]
         };
@@ -119,6 +121,18 @@ impl Object {
     /// `errcode` 0, as a number or as a string: the legacy generation's "done" (outbound.md §0).
     pub(super) fn says_ok(&self) -> bool {
         self.scalar("errcode").is_some_and(|code| code == "0")
+    }
+
+    /// `success` is there and false: whatever else the body claims, it is no success.
+    pub(super) fn says_failed(&self) -> bool {
+        self.flag("success") == Some(false)
+    }
+
+    /// Whether one of these lists names somebody, or is no list: then some may have been reached.
+    pub(super) fn names_any(&self, lists: &[&str]) -> bool {
+        lists
+            .iter()
+            .any(|name| self.ids(name).is_none_or(|ids| !ids.is_empty()))
     }
 
     /// The minutes of a punishment (outbound.md §7.3); `None` if the body is no punishment.

@@ -18,6 +18,13 @@ const RETRY_AFTER_S_MAX: u64 = 3_600;
 /// An IP ban lasts at least this long (outbound.md §7.3).
 const BAN_MS_MIN: u64 = 300_000;
 
+/// Those whom a send to people did not reach (outbound.md §2.2).
+const NOT_REACHED: [&str; 3] = [
+    "invalidStaffIdList",
+    "filteredStaffIdList",
+    "flowControlledStaffIdList",
+];
+
 /// One answer while it is being judged.
 pub(super) struct Case<'a> {
     pub(super) api: Api,
@@ -48,6 +55,14 @@ impl Case<'_> {
         }
         match object.punishment_min() {
             Some(wait_min) => self.banned(wait_min),
+            // A code that nobody knows beside a list of some: the others may have got it.
+            None if self.is_2xx()
+                && self.refusal.is_some()
+                && self.api == Api::OtoSend
+                && object.names_any(&NOT_REACHED) =>
+            {
+                self.uncertain(why::ANSWER_UNREADABLE)
+            }
             None if self.is_2xx() && self.refusal.is_none() => self.claimed_success(object),
             None => self.by_status(),
         }
@@ -71,12 +86,12 @@ impl Case<'_> {
         match row.class {
             Class::Token => self.token_refused(),
             Class::Pause(scope, wait) => Verdict::Pause {
-                scope,
+                scope: self.scope(scope),
                 wait: self.at_least(wait),
                 reason: self.reason(row.why),
             },
             Class::Block(scope) => Verdict::Blocked {
-                scope,
+                scope: self.scope(scope),
                 reason: self.reason(row.why),
             },
             // A gateway that gave up quotes its own code; the service behind it may have gone on.
@@ -94,14 +109,17 @@ impl Case<'_> {
             200..=299 if !has_code => self.uncertain(why::ANSWER_UNREADABLE),
             300..=399 => Verdict::Dead(self.reason(why::REDIRECT_REFUSED)),
             401 if self.api != Api::WebhookSend => self.token_refused(),
+            403 => self.forbidden(),
             404 => Verdict::Dead(self.reason(why::API_UNKNOWN)),
             408 | 425 => Verdict::Retry(self.reason(why::DINGTALK_BUSY)),
             413 => Verdict::Dead(self.reason(why::CONTENT_TOO_LARGE)),
             429 => Verdict::Pause {
-                scope: Scope::AppApi,
+                scope: self.scope(Scope::AppApi),
                 wait: self.at_least(Wait::Fixed(TOO_MANY_MS_MIN)),
                 reason: self.reason(why::API_THROTTLED),
             },
+            // The code that did not arrive may have been `unknown.send.result`.
+            400..=499 if !self.answer.body_complete => self.uncertain(why::ANSWER_UNREADABLE),
             200..=299 | 400..=499 => Verdict::Dead(self.reason(why::REJECTED)),
             500 | 501 | 503 | 505..=599 if has_code => {
                 Verdict::Retry(self.reason(why::DINGTALK_BUSY))
@@ -112,8 +130,35 @@ impl Case<'_> {
         }
     }
 
+    /// A denial that no code explains is about the app or the way there, not about this message
+    /// (reliability.md §3).
+    fn forbidden(&self) -> Verdict {
+        let why = if self.refusal.is_some() && self.api != Api::WebhookSend {
+            why::ACCESS_DENIED
+        } else {
+            why::FORBIDDEN
+        };
+        Verdict::Blocked {
+            scope: self.scope(Scope::AppApi),
+            reason: self.reason(why),
+        }
+    }
+
+    /// A webhook belongs to no app: what would cover the app covers the robot.
+    fn scope(&self, scope: Scope) -> Scope {
+        match scope {
+            Scope::App | Scope::AppApi | Scope::Chat if self.api == Api::WebhookSend => {
+                Scope::Robot
+            }
+            scope => scope,
+        }
+    }
+
     /// 2xx, JSON, no code: each call has its own proof that it was done.
     fn claimed_success(&self, object: &Object) -> Verdict {
+        if object.says_failed() && self.api != Api::CardCreate {
+            return self.uncertain(why::ANSWER_UNREADABLE);
+        }
         let done = match self.api {
             Api::WebhookSend | Api::UserLookup => object.says_ok(),
             Api::GroupSend => return self.group_send(object),
@@ -151,13 +196,8 @@ impl Case<'_> {
     /// documented; they did not get it, and nothing says that a later try would help.
     fn oto_send(&self, object: &Object) -> Verdict {
         let handle = object.text("processQueryKey").map(str::to_owned);
-        let lists = [
-            "invalidStaffIdList",
-            "filteredStaffIdList",
-            "flowControlledStaffIdList",
-        ];
         let [Some(mut invalid), Some(filtered), Some(mut throttled)] =
-            lists.map(|name| object.ids(name))
+            NOT_REACHED.map(|name| object.ids(name))
         else {
             return self.uncertain(why::ANSWER_UNREADABLE);
         };

@@ -1,4 +1,4 @@
-//! DingTalk's codes and what each means: outbound.md §7.4 (and §2, §3.5, §4, §6.2) as one table.
+//! DingTalk's codes and what each means: outbound.md §7.4 (and §1 to §6, §9) as one table.
 //!
 //! Pure. The first row that matches decides, so the narrow rows stand above the wide ones. A code
 //! that ends in `*` stands for every code with that beginning. Codes are compared without case.
@@ -76,21 +76,24 @@ pub(super) const ROWS: &[Row] = rows! {
 
     // Throttles of the message service.
     "send.too.fast" "send.byToken.tooFast" => Pause(Chat, Growing(MINUTE_MS)), CHAT_THROTTLED;
-    "too.many.group" "too.many.people" => Pause(Chat, Growing(MINUTE_MS)), FAN_OUT_THROTTLED;
+    // Too many chats or people at once: to pause one chat would let the others go on.
+    "too.many.group" "too.many.people" "toomuch.msg"
+        => Pause(AppApi, Growing(MINUTE_MS)), FAN_OUT_THROTTLED;
     "130101" "410100" => Pause(Robot, Fixed(TEN_MINUTES_MS)), ROBOT_THROTTLED;
     "90030" => Pause(Robot, Growing(TEN_MINUTES_MS)), WEBHOOK_QUOTA_EXHAUSTED;
-    "143103" "143104" => Pause(AppApi, Fixed(MINUTE_MS)), NOTICE_THROTTLED;
+    "143103" "143104" "143203" "143204" "1430003" => Pause(AppApi, Fixed(MINUTE_MS)), NOTICE_THROTTLED;
 
     // Busy, or nobody knows.
     "-1" "system.error" "systemError" "system.busy" "systemBusy" "server.error"
-        => Retry, DINGTALK_BUSY;
+    "660026" => Retry, DINGTALK_BUSY;
     "unknown.send.result" "unknownError" => Unknown, OUTCOME_UNKNOWN;
     "param.cardAlreadyExist" => Unknown, CARD_DELIVERY_UNCERTAIN;
+    "sendCardMessageFailed" => Retry, CARD_NOT_DELIVERED;
 
     // The robot.
     "310000" => Dead, ROBOT_SECURITY;
     "300001" "300005" "400101" => Dead, ROBOT_GONE;
-    "resource.not.found" "660014" => Dead, ROBOT_GONE;
+    "resource.not.found" "660014" "chatbot.notFound" => Dead, ROBOT_GONE;
     "400102" "bot.stopped" "660016" => Dead, ROBOT_STOPPED;
     "400106" => Dead, ROBOT_NOT_IN_CHAT;
     "resource.unavailable" => Dead, ROBOT_UNAVAILABLE;
@@ -103,11 +106,12 @@ pub(super) const ROWS: &[Row] = rows! {
     // The conversation.
     "400013" "group.disbanded" => Dead, CHAT_DISBANDED;
     "invalid.openConversationId" "miss.openConversationId" "660015" "34013" => Dead, CHAT_UNKNOWN;
-    "cidEncryptError" "invalideChatId" "param.openSpaceIdInvalid" => Dead, CHAT_UNKNOWN;
-    "conversation.org.notMatch" => Dead, CHAT_OF_ANOTHER_ORGANISATION;
+    "cidEncryptError" "cidParse.wrong" "invalideChatId" "param.openSpaceIdInvalid"
+        => Dead, CHAT_UNKNOWN;
+    "conversation.org.notMatch" "org.notOwn.group" => Dead, CHAT_OF_ANOTHER_ORGANISATION;
     "coolAppUninstalled" "coolAppUnexist" "coolAppPermissionDenied" "groupPermissionDenied"
-    "groupTemplatePermissionDenied" => Dead, COOL_APP_MISSING;
-    "permession.checkFailed" => Dead, CHAT_NOT_VISIBLE;
+    "groupTemplatePermissionDenied" "sceneGroup.checkFailed" => Dead, COOL_APP_MISSING;
+    "permession.checkFailed" "permission.checkFailed" => Dead, CHAT_NOT_VISIBLE;
     "session.expired" => Dead, SESSION_EXPIRED;
 
     // The recipient.
@@ -116,6 +120,7 @@ pub(super) const ROWS: &[Row] = rows! {
     "50002" "50004" => Dead, RECIPIENT_NOT_VISIBLE;
     "robot.oto.notExist" => Dead, RECIPIENT_WITHOUT_CHAT;
     "143105" => Dead, RECIPIENT_DAILY_CAP;
+    "1430004" => Dead, RECIPIENT_PROTECTED;
     "143106" => Dead, CONTENT_REPEATED;
 
     // The content.
@@ -127,9 +132,10 @@ pub(super) const ROWS: &[Row] = rows! {
         => Dead, CARD_TEMPLATE_REFUSED;
     "param.cardNotExist" => Dead, CARD_UNKNOWN;
     "only.groupAdmin.canAtAll" => Dead, AT_ALL_FORBIDDEN;
-    "400105" "invalidParameter.msg.unsupport" "invalidParameter.msgKey.*"
+    "400105" "401102" "invalidParameter.msg.unsupport" "invalidParameter.msgKey.*"
         => Dead, MESSAGE_TYPE_UNSUPPORTED;
-    "40035" "43004" "400002" "Missingbody" => Dead, REQUEST_MALFORMED;
+    "40004" "40035" "43004" "400002" "Missingbody" "unsupported.grant.type"
+    "outTrackId.exceed.limit" => Dead, REQUEST_MALFORMED;
     "invalidParameter.*" "param.*" "paramBlank" "paramIllegal" => Dead, REQUEST_MALFORMED;
 };
 

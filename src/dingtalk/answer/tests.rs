@@ -3,6 +3,8 @@
 mod codes;
 mod noise;
 
+use std::collections::HashSet;
+
 use super::*;
 use Api::{CardCreate, CardUpdate, GroupSend, OtoSend, SceneGroup, Token, UserLookup, WebhookSend};
 
@@ -91,6 +93,9 @@ fn each_call_has_its_own_proof_of_success() {
         {"errcode":0,"errmsg":"ok"} => sent -
         {"errcode":"0"} => sent -
         {"ErrCode":0.0} => sent -
+        {"errcode":" 0 ","success":true} => sent -
+        {"errcode":0,"success":false} => unknown answer_unreadable
+        {"errcode":"00"} => dead rejected
         {"errmsg":"ok"} => unknown answer_unreadable
         {"errcode":null} => unknown answer_unreadable
         {"errcode":false} => unknown answer_unreadable"#;
@@ -104,7 +109,13 @@ fn each_call_has_its_own_proof_of_success() {
         {"processQueryKey":""} => unknown answer_unreadable
         {"processQueryKey":7} => unknown answer_unreadable
         {"errcode":0} => unknown answer_unreadable
-        {"processQueryKey":"k","code":"x"} => unknown answer_unreadable"#;
+        {"processQueryKey":"k","code":"x"} => unknown answer_unreadable
+        {"processQueryKey":"k","success":false} => unknown answer_unreadable
+        {"success":"false"} => unknown answer_unreadable
+        {"code":"group.disbanded"} => dead chat_disbanded
+        {"CODE":"Group.Disbanded","success":false} => dead chat_disbanded
+        {"code":"never.heard.of"} => dead rejected
+        {"code":0,"processQueryKey":"k"} => sent k"#;
     check(GroupSend, group);
     let scene = r#"
         {"success":true} => sent -
@@ -131,6 +142,8 @@ fn a_card_is_sent_only_if_every_space_took_it() {
     let update = r#"
         {"success":true,"result":true} => sent -
         {"success":true,"result":false} => retry answer_unreadable
+        {"success":false} => retry answer_unreadable
+        {"success":false,"code":"param.cardNotExist"} => dead card_unknown
         {"code":"param.cardAlreadyExist"} => retry card_delivery_uncertain"#;
     check(CardUpdate, update);
     let spaces = |spaces: &str| {
@@ -160,8 +173,18 @@ fn a_send_to_people_names_those_who_did_not_get_it() {
         {"invalidStaffIdList":[]} => unknown answer_unreadable
         {"processQueryKey":"k","invalidStaffIdList":"u2"} => unknown answer_unreadable
         {"processQueryKey":"k","invalidStaffIdList":[{}]} => unknown answer_unreadable
-        {"processQueryKey":"k","errcode":130101} => unknown answer_unreadable"#;
+        {"processQueryKey":"k","errcode":130101} => unknown answer_unreadable
+        {"code":"x","flowControlledStaffIdList":["u1"]} => unknown answer_unreadable
+        {"code":"x","invalidStaffIdList":7} => unknown answer_unreadable
+        {"code":"x","flowControlledStaffIdList":[]} => dead rejected
+        {"code":"send.too.fast","flowControlledStaffIdList":["u1"]} => pause Chat Growing(60000) chat_throttled
+        {"invalidStaffIdList":["u1"],"success":false} => unknown answer_unreadable"#;
     check(OtoSend, rows);
+    let refused = r#"{"code":"send.too.fast","flowControlledStaffIdList":["u1"]}"#;
+    let expected = "pause Chat Growing(60000) chat_throttled";
+    assert_eq!(seen(OtoSend, 400, refused), expected);
+    let strange = r#"{"code":"x","flowControlledStaffIdList":["u1"]}"#;
+    assert_eq!(seen(OtoSend, 400, strange), "dead rejected");
 }
 
 #[test]
@@ -274,7 +297,7 @@ fn without_a_code_the_status_decides() {
     let rows = [
         (301, "dead redirect_refused"),
         (400, "dead rejected"),
-        (403, "dead rejected"),
+        (403, "blocked AppApi forbidden"),
         (404, "dead api_unknown"),
         (408, "retry dingtalk_busy"),
         (413, "dead content_too_large"),
@@ -289,6 +312,68 @@ fn without_a_code_the_status_decides() {
         for body in ["", "nope", "{}"] {
             assert_eq!(seen(GroupSend, status, body), expected, "{status}");
         }
+    }
+}
+
+#[test]
+fn a_refusal_that_did_not_arrive_whole_is_judged_by_what_its_status_proves() {
+    let cut = |api, status| {
+        let answer = Answer {
+            body_complete: false,
+            ..answer(status, r#"{"code":"unknown.send.re"#)
+        };
+        line(&judge(api, &answer))
+    };
+    for (status, send, look_up) in [
+        (400, "unknown answer_unreadable", "retry answer_unreadable"),
+        (
+            401,
+            "refresh_token token_refused",
+            "refresh_token token_refused",
+        ),
+        (403, "blocked AppApi forbidden", "blocked AppApi forbidden"),
+        (404, "dead api_unknown", "dead api_unknown"),
+        (
+            429,
+            "pause AppApi Fixed(60000) api_throttled",
+            "pause AppApi Fixed(60000) api_throttled",
+        ),
+        (500, "unknown outcome_unknown", "retry dingtalk_busy"),
+    ] {
+        assert_eq!(cut(OtoSend, status), send, "{status}");
+        assert_eq!(cut(UserLookup, status), look_up, "{status}");
+    }
+}
+
+#[test]
+fn what_would_cover_an_app_covers_only_the_robot_of_a_webhook() {
+    let rows = [
+        (429, "", "pause Robot Fixed(60000) api_throttled"),
+        (403, "", "blocked Robot forbidden"),
+        (403, r#"{"code":"x"}"#, "blocked Robot forbidden"),
+        (
+            200,
+            r#"{"errcode":90018}"#,
+            "pause Robot Fixed(1000) api_throttled",
+        ),
+        (
+            200,
+            r#"{"errcode":60020}"#,
+            "blocked Robot egress_ip_not_allowed",
+        ),
+        (
+            200,
+            r#"{"errcode":90002}"#,
+            "pause Api Growing(1000) platform_throttled",
+        ),
+        (
+            429,
+            r#"{"errcode":130101}"#,
+            "pause Robot Fixed(600000) robot_throttled",
+        ),
+    ];
+    for (status, body, expected) in rows {
+        assert_eq!(seen(WebhookSend, status, body), expected, "{status} {body}");
     }
 }
 
@@ -409,6 +494,66 @@ fn a_detail_is_one_short_clean_line_without_the_body() {
 }
 
 #[test]
+fn every_reason_has_a_stable_slug_and_a_cure_in_both_languages() {
+    let is_chinese = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
+    let mut seen = HashSet::new();
+    for why in why::ALL {
+        let slug = why.slug;
+        assert!(seen.insert(slug), "{slug} stands twice");
+        let is_slug = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        assert!(!slug.is_empty() && slug.chars().all(is_slug), "{slug}");
+        assert!(
+            why.zh.chars().filter(|c| is_chinese(*c)).count() >= 10,
+            "{slug}: {}",
+            why.zh
+        );
+        assert!(why.zh.ends_with('。'), "{slug}: {}", why.zh);
+        assert!(
+            !why.en.contains(is_chinese) && why.en.ends_with('.'),
+            "{slug}: {}",
+            why.en
+        );
+        assert!(why.en.split(' ').count() >= 6, "{slug}: {}", why.en);
+        for text in [why.zh, why.en] {
+            assert!(
+                !text.contains("  ") && !text.contains(['|', '\n']),
+                "{slug}: {text}"
+            );
+            let places = text.matches(['[', ']']).count();
+            assert_eq!(places % 2, 0, "{slug}: {text}");
+        }
+        // Both send the reader to the same configuration keys and commands.
+        for key in [
+            "[[apps]]",
+            "[[robots]]",
+            "[egress]",
+            "[limits.",
+            "raw.",
+            "dingd chats",
+            "dead replay",
+        ] {
+            assert_eq!(why.zh.contains(key), why.en.contains(key), "{slug}: {key}");
+        }
+    }
+}
+
+#[test]
+fn every_reason_of_the_table_is_listed_and_every_reason_stands_in_both_readmes() {
+    assert!(table::ROWS.iter().all(|row| why::ALL.contains(&row.why)));
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (name, text_of) in [
+        ("README.md", (|why| why.en) as fn(&Why) -> &'static str),
+        ("README.zh-CN.md", |why| why.zh),
+    ] {
+        let readme = std::fs::read_to_string(root.join(name)).unwrap();
+        for why in why::ALL {
+            let row = format!("| `{}` | {} |", why.slug, text_of(why));
+            assert!(readme.contains(&row), "{name} lacks this row:\n{row}");
+        }
+    }
+}
+
+#[test]
 fn the_code_label_is_bounded() {
     let rows = [
         (200, r#"{"errcode":0}"#, "none"),
@@ -419,6 +564,8 @@ fn the_code_label_is_bounded() {
         (400, r#"{"code":"contain.notAllowed.text"}"#, "contain.*"),
         (400, r#"{"code":"made.up"}"#, "other"),
         (200, r#"{"status":1111}"#, "1111"),
+        (200, r#"{"status":1111,"errcode":777}"#, "1111"),
+        (200, r#"{"status":1111,"errcode":130101}"#, "130101"),
         (502, "<html>", "html"),
         (302, "", "http_3xx"),
         (418, "{}", "http_4xx"),
