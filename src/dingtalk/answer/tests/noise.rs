@@ -1,5 +1,10 @@
 //! Bodies that try to hurt: raw bytes, broken JSON, our field names with values of any type.
 
+use std::collections::HashSet;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 
 /// Deterministic noise (xorshift64): the same bodies in every run.
@@ -80,5 +85,43 @@ fn no_body_panics() {
             !may_be_stale_signature(&answer),
             "310000 is not among the values"
         );
+    }
+}
+
+/// Every label there may be.
+fn labels() -> HashSet<&'static str> {
+    let fixed = "other 1111 html none http_1xx http_3xx http_4xx http_5xx";
+    let of_table = table::ROWS.iter().flat_map(|row| row.codes.iter().copied());
+    fixed.split(' ').chain(of_table).collect()
+}
+
+proptest! {
+    #[test]
+    fn the_code_label_of_any_bytes_is_one_of_a_finite_set(
+        body in vec(any::<u8>(), 0..200),
+        status: u16,
+        body_complete: bool,
+    ) {
+        let answer = Answer { status, body: &body, body_complete, retry_after_s: None };
+        prop_assert!(labels().contains(code_label(&answer)));
+    }
+
+    #[test]
+    fn a_code_that_somebody_made_up_never_becomes_a_label(
+        code in "\\PC{0,120}|[a-zA-Z.]{1,30}|(contain|template|param)\\.[a-z]{0,20}|[0-9]{1,9}",
+        name in "errcode|code|Code|ERRCODE",
+        wrapped: bool,
+        status in 100_u16..600,
+    ) {
+        let mut body = serde_json::json!({ name: code });
+        if wrapped {
+            body = serde_json::json!({ "errcode": 88, "sub_code": code });
+        }
+        let label = code_label(&answer(status, &body.to_string()));
+        prop_assert!(labels().contains(label));
+        // If it looks like the code, it is the table's own spelling of it.
+        if label.eq_ignore_ascii_case(code.trim()) && !labels().contains(code.trim()) {
+            prop_assert!(table::find(&code).is_some());
+        }
     }
 }
