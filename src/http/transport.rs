@@ -13,9 +13,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
-use hyper::header::{CONTENT_LENGTH, DATE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ACCEPT_ENCODING, CONTENT_LENGTH, DATE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -24,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::answer;
 use super::tls::provider;
 use crate::clock::Clock;
 use crate::secret::printable;
@@ -31,8 +34,8 @@ use crate::secret::printable;
 /// A pooled connection is used again only within this time (reliability contract §4).
 const IDLE_MAX_MS: u64 = 5_000;
 const IDLE_CONNECTIONS_MAX: usize = 64;
-/// An answer's body is cut here.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Set in a connection's count of bytes when its call was given up: nothing leaves any more.
+const SEALED: u64 = 1 << 63;
 
 /// Where calls go: `https://host[:port]`, without a path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -135,9 +138,9 @@ pub struct Call<'a> {
 pub struct Reply {
     /// HTTP status.
     pub status: u16,
-    /// At most 1 MiB.
+    /// At most 1 MiB, decompressed.
     pub body: Bytes,
-    /// False if the body was longer or broke off.
+    /// False if the body was longer, broke off, or could not be decompressed; `body` is what there is.
     pub body_complete: bool,
     /// `Retry-After` in seconds, if it was a number.
     pub retry_after_s: Option<u64>,
@@ -220,11 +223,13 @@ impl Transport {
             .unwrap_or_else(|_| Err(format!("no answer within {} ms", call.timeout_ms)));
         result.map_err(|detail| {
             // The body comes last: as long as fewer bytes than it has went out, it is not complete.
+            // Sealed, because the connection's task may be about to write at this very moment.
             let request_may_have_left =
                 progress
                     .get()
                     .is_some_and(|(written, before): &(Arc<AtomicU64>, u64)| {
-                        written.load(Ordering::Acquire) - before > body_bytes
+                        let written = written.fetch_or(SEALED, Ordering::AcqRel) & !SEALED;
+                        written.saturating_sub(*before) > body_bytes
                     });
             let detail = printable(&format!("{}: {detail}", call.origin.host), 256);
             Failure {
@@ -261,16 +266,9 @@ impl Transport {
             .await
             .map_err(|e| cause(&e))?
             .into_parts();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the body is limited and has a deadline"
-        )]
-        let collected = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let (body, body_complete) = match collected {
-            Ok(body) => (body.to_bytes(), true),
-            Err(_) => (Bytes::new(), false),
-        };
-        if body_complete {
+        let body = answer::collect(body).await;
+        // Behind an answer that was not read to its end comes the rest of it.
+        if body.complete {
             self.pool(
                 origin,
                 Idle {
@@ -285,10 +283,11 @@ impl Transport {
                 .get(name)
                 .and_then(|v: &HeaderValue| v.to_str().ok())
         };
+        let body = answer::decode(&head.headers, body);
         Ok(Reply {
             status: head.status.as_u16(),
-            body,
-            body_complete,
+            body: body.bytes,
+            body_complete: body.complete,
             retry_after_s: header(RETRY_AFTER).and_then(|v| v.trim().parse().ok()),
             date: header(DATE).map(ToOwned::to_owned),
         })
@@ -385,6 +384,7 @@ fn request(call: &Call<'_>) -> Result<Request<Full<Bytes>>, String> {
     let host = HeaderValue::from_str(&call.origin.authority()).map_err(|e| e.to_string())?;
     headers.insert(HOST, host);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(call.body.len()));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     for (name, value) in call.headers {
         let mut value = HeaderValue::from_str(value)
             .map_err(|_| format!("the value of header {name} is not valid"))?;
@@ -419,7 +419,8 @@ fn client_config() -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// Counts what was written.
+/// Counts what was written. A write is announced before it is made, so that the count is never below
+/// the truth, and refused once the count is sealed.
 struct Counted<S> {
     stream: S,
     written: Arc<AtomicU64>,
@@ -441,10 +442,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(bytes)) = polled {
-            self.written.fetch_add(bytes as u64, Ordering::Release);
+        let announced = buf.len() as u64;
+        let before = self.written.fetch_add(announced, Ordering::AcqRel);
+        if before & SEALED != 0 {
+            self.written.fetch_sub(announced, Ordering::AcqRel);
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let wrote = match polled {
+            Poll::Ready(Ok(bytes)) => bytes as u64,
+            _ => 0,
+        };
+        self.written.fetch_sub(announced - wrote, Ordering::AcqRel);
         polled
     }
 
@@ -466,6 +475,29 @@ mod tests {
         for (since_ms, now_ms, fresh) in [(10, 9, true), (0, 4_999, true), (0, 5_000, false)] {
             assert_eq!(is_fresh(since_ms, now_ms), fresh);
         }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_was_given_up_writes_nothing_more() {
+        use tokio::io::AsyncWriteExt as _;
+        let (stream, _far) = tokio::io::duplex(4);
+        let written = Arc::new(AtomicU64::new(0));
+        let mut counted = Counted {
+            stream,
+            written: written.clone(),
+        };
+        assert_eq!(
+            counted.write(b"123456").await.unwrap(),
+            4,
+            "as much as fits"
+        );
+        assert_eq!(written.load(Ordering::Acquire), 4);
+        let full = tokio::time::timeout(Duration::from_millis(1), counted.write(b"5")).await;
+        assert!(full.is_err(), "no room");
+        assert_eq!(written.fetch_or(SEALED, Ordering::AcqRel), 4);
+        let error = counted.write(b"5").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(written.load(Ordering::Acquire), SEALED | 4);
     }
 
     #[test]

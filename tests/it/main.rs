@@ -36,3 +36,4 @@ mod splitting;
 mod store;
 mod support;
 mod tokens;
+mod transport;
