@@ -196,6 +196,10 @@ pub struct Call {
     pub outcome: CallOutcome,
     /// How often it was made.
     pub attempts: u32,
+    /// Of a pool: the robot that has it in hand or took it. While the call is pending, that robot alone
+    /// recognises a repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<String>,
 }
 
 impl Call {
@@ -213,6 +217,23 @@ impl Call {
             handle: None,
             outcome: CallOutcome::Pending,
             attempts: 0,
+            carrier: None,
+        }
+    }
+
+    /// Lets another robot carry it after an answer that says that it was not taken. `doubtful` says that
+    /// an earlier call may have been: then only a pause is worth the risk of a double post, and only where
+    /// that is accepted.
+    fn release(&mut self, verdict: &Verdict, doubtful: bool, policy: Ambiguous) {
+        let free = match verdict {
+            Verdict::Retry(_) => !doubtful,
+            Verdict::Pause { .. } | Verdict::Blocked { .. } => {
+                !doubtful || policy == Ambiguous::Retry
+            }
+            _ => false,
+        };
+        if free {
+            self.carrier = None;
         }
     }
 
@@ -260,6 +281,9 @@ pub struct Progress {
     pub generation: u32,
     /// A later message of the same lane went first.
     pub reordered: bool,
+    /// Robots of a pool that will not carry it, whatever it takes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_by: Vec<String>,
 }
 
 /// What follows from a verdict.
@@ -297,6 +321,7 @@ impl Progress {
             finished_ms: None,
             generation: 0,
             reordered: false,
+            refused_by: vec![],
         }
     }
 
@@ -335,6 +360,14 @@ impl Progress {
         self.in_flight = Some(index);
     }
 
+    /// Notes which robot of a pool makes the call in flight. Belongs to the intent.
+    pub fn carried_by(&mut self, robot: Option<&str>) {
+        let call = self.in_flight.and_then(|index| self.calls.get_mut(index));
+        if let Some(call) = call {
+            call.carrier = robot.map(ToOwned::to_owned);
+        }
+    }
+
     /// Moves the message on after the call in flight brought `verdict`. `keyed` says that DingTalk
     /// recognises a repeat of this call, so that an unknown outcome is no reason not to repeat it.
     pub fn settle(&mut self, verdict: &Verdict, policy: Ambiguous, keyed: bool) -> Next {
@@ -343,6 +376,7 @@ impl Progress {
             return self.conclude();
         };
         call.attempts += 1;
+        call.release(verdict, self.ambiguous > 0, policy);
         let scheduled = match verdict {
             Verdict::Sent { handle } => {
                 call.outcome = CallOutcome::Sent;
@@ -557,6 +591,42 @@ mod tests {
         let mut progress = Progress::new(vec![Call::to(recipients)]);
         progress.depart(0);
         progress
+    }
+
+    #[test]
+    fn a_call_that_may_have_arrived_stays_with_its_robot() {
+        let pause = || Verdict::Pause {
+            scope: Scope::Robot,
+            wait: Wait::Fixed(1),
+            reason: reason(),
+        };
+        let carried = |policy, verdicts: &[Verdict]| {
+            let mut progress = departed(&[]);
+            for verdict in verdicts {
+                progress.depart(0);
+                progress.carried_by(Some("a"));
+                progress.settle(verdict, policy, true);
+            }
+            progress.calls[0].carrier.is_some()
+        };
+        let (unknown, retry) = (Verdict::Unknown(reason()), Verdict::Retry(reason()));
+        let sent = Verdict::Sent { handle: None };
+        for (verdicts, retried, held) in [
+            (vec![sent], true, true),
+            (vec![retry.clone()], false, false),
+            (vec![pause()], false, false),
+            (vec![unknown.clone()], true, true),
+            (vec![unknown.clone(), retry], true, true),
+            // It may take ten minutes: a rare double post beats that, unless somebody says otherwise.
+            (vec![unknown, pause()], false, true),
+        ] {
+            assert_eq!(
+                carried(Ambiguous::Retry, &verdicts),
+                retried,
+                "{verdicts:?}"
+            );
+            assert_eq!(carried(Ambiguous::Hold, &verdicts), held, "{verdicts:?}");
+        }
     }
 
     #[test]
