@@ -38,6 +38,8 @@ pub struct Settings {
     pub apps: Vec<App>,
     /// Custom robots by name.
     pub robots: HashMap<String, Robot>,
+    /// Pools by name, which no robot has: the names of their robots, in the order of the configuration.
+    pub pools: HashMap<String, Vec<String>>,
     /// Refuse chats that no event told us about.
     pub known_chats_only: bool,
     /// Messages under way.
@@ -98,7 +100,7 @@ pub enum To {
     Users(Vec<String>),
     /// People (the platform's account ids).
     Accounts(Vec<String>),
-    /// A custom robot's group.
+    /// The group of a custom robot or of a pool of them.
     Robot(String),
 }
 
@@ -152,7 +154,7 @@ pub struct Live {
     pub id: MessageId,
     /// The app; empty for a custom robot.
     pub app: String,
-    /// The chat or robot it is for; empty for people.
+    /// The chat, robot or pool it is for; empty for people.
     pub target: String,
     /// What its lane is called.
     pub lane: u64,

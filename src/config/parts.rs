@@ -52,7 +52,7 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
     let per_minute = rules.0.get(&Kind::Robot).map_or(20.0, |rule| {
         f64::from(rule.count) * 60_000.0 / u32::try_from(rule.window_ms).map_or(60_000.0, f64::from)
     });
-    let (robots, corps) = robots(root, only_corp(&apps));
+    let (robots, pools, corps) = robots(root, only_corp(&apps));
     let named = |(app, _): &(App, _)| (app.name.clone(), app.corp_id.clone());
     let month = ledger::Rules {
         apps: apps.iter().map(named).collect(),
@@ -60,7 +60,7 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
         ..month
     };
     let (egress, addresses, connect_timeout_ms) = egress(root, rules, month);
-    let outbound = outbound(root, clients, &apps, robots, per_minute);
+    let outbound = outbound(root, clients, &apps, (robots, pools), per_minute);
     let inbound = inbound(root, apps);
     let keep = keep(root);
     let log = log(root);
@@ -268,15 +268,21 @@ fn only_corp(apps: &[(App, Option<Keys>)]) -> Option<&str> {
     corps.all(|corp| corp == first).then_some(first)
 }
 
-/// The robots, and the organisation of each.
+/// The robots of each pool.
+type Pools = HashMap<String, Vec<String>>;
+
+/// The robots, their pools, and the organisation of each.
 fn robots(
     root: &Section<'_>,
     only_corp: Option<&str>,
-) -> (HashMap<String, Robot>, Vec<(String, String)>) {
+) -> (HashMap<String, Robot>, Pools, Vec<(String, String)>) {
     let mut robots: HashMap<String, Robot> = HashMap::new();
+    let mut pools = Pools::new();
     let mut corps = vec![];
-    for section in root.sections("robots") {
-        let name = name(&section, robots.keys().map(String::as_str));
+    let sections = root.sections("robots");
+    for section in &sections {
+        let name = name(section, robots.keys().map(String::as_str));
+        let pool = pool(section, &sections);
         let access_token = section.secret("access_token");
         if access_token
             .as_ref()
@@ -307,6 +313,9 @@ fn robots(
         }
         if let (Some(name), Some(access_token)) = (name, access_token) {
             corps.push((name.clone(), corp_id.unwrap_or_default()));
+            if let Some(pool) = pool {
+                pools.entry(pool).or_default().push(name.clone());
+            }
             robots.insert(
                 name.clone(),
                 Robot {
@@ -317,7 +326,27 @@ fn robots(
             );
         }
     }
-    (robots, corps)
+    (robots, pools, corps)
+}
+
+/// The pool of one of the `robots`, which has a name of its own: a message names either.
+fn pool(section: &Section<'_>, robots: &[Section<'_>]) -> Option<String> {
+    if !section.has("pool") {
+        return None;
+    }
+    let pool = section.required("pool", is_name, NAME_FORM)?;
+    let is_robot = |robot: &Section<'_>| {
+        let name = robot.value("name").and_then(Value::as_str);
+        name == Some(&*pool)
+    };
+    if robots.iter().any(is_robot) {
+        section.fault(
+            "pool",
+            format!("{pool:?} is the name of a robot"),
+            "choose a name that no [[robots]] has",
+        );
+    }
+    Some(pool)
 }
 
 /// A CorpId, Client ID and the like.
@@ -418,7 +447,7 @@ fn outbound(
     root: &Section<'_>,
     clients: Vec<Client>,
     apps: &[(App, Option<Keys>)],
-    robots: HashMap<String, Robot>,
+    (robots, pools): (HashMap<String, Robot>, Pools),
     robot_per_minute: f64,
 ) -> outbound::Settings {
     let section = root.section("outbound");
@@ -427,6 +456,7 @@ fn outbound(
         clients,
         apps: apps.iter().map(|(app, _)| app.clone()).collect(),
         robots,
+        pools,
         known_chats_only: section.flag("known_chats_only", false),
         queue_messages_max: section.number("queue_messages_max", 1..=100_000_000, 1_000_000),
         queue_bytes_max: section.number("queue_bytes_max", 1..=1 << 40, 2 << 30),
@@ -595,15 +625,17 @@ fn log(root: &Section<'_>) -> Log {
     Log { json, level }
 }
 
+/// What a name looks like.
+const NAME_FORM: &str = "1 to 32 of a-z, 0-9, - and _";
+
+fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    (1..=32).contains(&text.len()) && text.bytes().all(plain)
+}
+
 /// A name: part of paths, metrics and logs, so it is plain; and it is given once.
 fn name<'s>(section: &Section<'_>, mut taken: impl Iterator<Item = &'s str>) -> Option<String> {
-    let plain = |text: &str| {
-        (1..=32).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-    };
-    let name = section.required("name", plain, "1 to 32 of a-z, 0-9, - and _")?;
+    let name = section.required("name", is_name, NAME_FORM)?;
     if taken.any(|known| known == name) {
         section.fault(
             "name",

@@ -191,6 +191,30 @@ fn all_faults_are_told_at_once_with_their_keys() {
 }
 
 #[test]
+fn a_pool_has_a_name_that_no_robot_has() {
+    let robot = "name = \"sre-group\"\n";
+    let in_pool = |pool: &str| format!("{robot}pool = {pool}\n");
+    let read = |pool: &str| read(&MINIMAL.replace(robot, &in_pool(pool)));
+    let good = read("\"sre\"").unwrap();
+    assert_eq!(good.outbound.pools["sre"], ["sre-group"], "one is enough");
+    for (pool, fault) in [
+        (
+            "\"sre-group\"",
+            "robots[0].pool: \"sre-group\" is the name of a robot",
+        ),
+        ("\"SRE\"", "robots[0].pool: \"SRE\" is not 1 to 32 of"),
+        ("7", "robots[0].pool: is a number"),
+    ] {
+        let faults = read(pool).unwrap_err().join("\n");
+        assert!(faults.starts_with(fault), "{faults}");
+    }
+    let later = "[[robots]]\nname = \"sre\"\naccess_token = \"other\"\npool = \"p\"\n";
+    let later = format!("{}{later}", MINIMAL.replace(robot, &in_pool("\"sre\"")));
+    let faults = self::read(&later).unwrap_err();
+    assert_eq!(faults, ["robots[0].pool: \"sre\" is the name of a robot"]);
+}
+
+#[test]
 fn a_robot_belongs_to_the_only_organisation_or_to_the_one_that_is_named() {
     let second =
         "[[apps]]\nname = \"b\"\ncorp_id = \"other\"\nclient_id = \"b\"\nclient_secret = \"s\"\n";
