@@ -48,7 +48,7 @@ use crate::outbound::lane::Command;
 use crate::outbound::receive::Api;
 use crate::outbound::send::Sender;
 use crate::outbound::settle::Outcomes;
-use crate::outbound::{Live, lane};
+use crate::outbound::{Live, lane, pool};
 
 const DEDUP_ENTRIES_MAX: usize = 1_000_000;
 const IDEMPOTENCY_KEEP_MS: u64 = 72 * 3_600_000;
@@ -824,9 +824,11 @@ impl Parts {
         self.tokens.reload(&apps);
         self.apps.store(Arc::new(apps));
         self.keep.store(Arc::new(config.keep));
-        self.egress.reload(config.egress);
         self.inbox.settings.store(Arc::new(config.inbound));
         self.outbox.settings.store(Arc::new(config.outbound));
+        self.health.recovered_all(pool::TROUBLE);
+        // Last: it wakes those who wait, and they look at the settings.
+        self.egress.reload(config.egress);
         Ok(())
     }
 

@@ -69,6 +69,13 @@ impl Health {
         self.lock().degraded.remove(key).is_some()
     }
 
+    /// All trouble whose key starts so is over, or is looked at afresh.
+    pub fn recovered_all(&self, prefix: &str) {
+        self.lock()
+            .degraded
+            .retain(|key, _| !key.starts_with(prefix));
+    }
+
     /// What there is to say now.
     pub fn snapshot(&self) -> Snapshot {
         let inner = self.lock();

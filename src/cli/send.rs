@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     /// To people: userids, separated by commas.
     #[arg(long, group = "to", value_name = "IDS", value_delimiter = ',')]
     users: Option<Vec<String>>,
-    /// To a custom robot's group: a name of [[robots]].
+    /// To a custom robot's group: a name of [[robots]], or of a pool of them.
     #[arg(long, group = "to", value_name = "NAME")]
     robot: Option<String>,
     /// Which app, if there are several.

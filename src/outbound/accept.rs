@@ -283,7 +283,11 @@ impl Outbox {
         let eta_s = match state.route {
             // The first windowful goes at once.
             Route::Webhook | Route::Group => {
-                let per_minute = self.settings.load().robot_per_minute.max(0.1);
+                let settings = self.settings.load();
+                let robot = (state.route == Route::Webhook).then_some(&state.target);
+                let pool = robot.and_then(|robot| settings.pools.get(robot));
+                let carriers = pool.map_or(1, Vec::len);
+                let per_minute = settings.robot_per_minute.max(0.1) * carriers as f64;
                 ((position as f64 - per_minute).max(0.0) / per_minute * 60.0).round()
             }
             Route::People => 0.0,

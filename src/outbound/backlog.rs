@@ -7,8 +7,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 
-use super::Live;
+use super::pool::Leaning;
 use super::send::Left;
+use super::{Live, Route};
 use crate::clock::Clock;
 use crate::delivery::id::MessageId;
 use crate::delivery::lanes::{LaneId, Lanes};
@@ -42,6 +43,8 @@ pub(super) struct Backlog {
     reordered: HashSet<u64>,
     /// Their last attempt failed.
     failed: HashSet<u64>,
+    /// Which robots of its pool a message may go by, where that is not any.
+    leanings: HashMap<u64, Leaning>,
     expiries: BinaryHeap<Reverse<(u64, u64)>>,
 }
 
@@ -71,12 +74,24 @@ pub(super) enum Again {
 pub(super) struct Shared {
     pub(super) priority: Priority,
     pub(super) limits: Box<[Key]>,
+    /// The custom robot or the pool that it is for.
+    pub(super) robot: Option<Box<str>>,
     messages: u64,
     /// The one that waits for a limit, and since when: only the head of a lane does.
     limited: Option<(u64, u64)>,
 }
 
 impl Shared {
+    pub(super) fn new(priority: Priority, limits: Box<[Key]>, robot: Option<Box<str>>) -> Self {
+        Self {
+            priority,
+            limits,
+            robot,
+            messages: 0,
+            limited: None,
+        }
+    }
+
     /// Message `seq` waits for a limit, perhaps for a while already.
     pub(super) fn limit(&mut self, seq: u64, now_ms: u64) {
         if self.limited.is_none_or(|(limited, _)| limited != seq) {
@@ -102,6 +117,7 @@ impl Backlog {
             folded: HashMap::new(),
             reordered: HashSet::new(),
             failed: HashSet::new(),
+            leanings: HashMap::new(),
             expiries: BinaryHeap::new(),
         }
     }
@@ -110,6 +126,7 @@ impl Backlog {
     pub(super) fn take_in(&mut self, seq: u64, live: &Live) {
         let (wall_ms, mono_ms) = (self.clock.wall_ms(), self.clock.mono_ms());
         let lane = live.lane;
+        self.lean(seq, Leaning::of(live));
         let entry = self.entry(live);
         let shared = self.join(lane, live);
         shared.messages += 1;
@@ -154,11 +171,9 @@ impl Backlog {
     }
 
     fn join(&mut self, lane: u64, live: &Live) -> &mut Shared {
-        self.shared.entry(lane).or_insert_with(|| Shared {
-            priority: live.priority,
-            limits: live.limits().into(),
-            messages: 0,
-            limited: None,
+        self.shared.entry(lane).or_insert_with(|| {
+            let robot = (live.route == Route::Webhook).then(|| live.target.as_str().into());
+            Shared::new(live.priority, live.limits().into(), robot)
         })
     }
 
@@ -227,7 +242,7 @@ impl Backlog {
     }
 
     /// `seq`, which may be a digest, has ended and left this.
-    pub(super) fn settle_digest(&mut self, seq: u64, left: Left) {
+    pub(super) fn settle_digest(&mut self, seq: u64, left: &Left) {
         match left {
             Left::Parts => self.unfold(seq, Again::Halved),
             Left::Finished | Left::Again { .. } => self.merge(seq),
@@ -249,6 +264,7 @@ impl Backlog {
     fn merge(&mut self, seq: u64) {
         for (seq, part) in self.folded.remove(&seq).unwrap_or_default() {
             self.reordered.remove(&seq);
+            self.leanings.remove(&seq);
             self.leave(part.lane);
         }
     }
@@ -276,10 +292,20 @@ impl Backlog {
         }
     }
 
-    /// What message `seq` shares with its lane; `None` if it has ended.
-    pub(super) fn shared(&mut self, seq: u64) -> Option<&mut Shared> {
+    /// What message `seq` shares with its lane, and what is its own; `None` if it has ended.
+    pub(super) fn head(&mut self, seq: u64) -> Option<(&mut Shared, Option<&Leaning>)> {
         let entry = self.entries.get(&seq)?;
-        self.shared.get_mut(&entry.lane)
+        let shared = self.shared.get_mut(&entry.lane)?;
+        Some((shared, self.leanings.get(&seq)))
+    }
+
+    /// The next call of `seq` goes as its last ones say.
+    pub(super) fn lean(&mut self, seq: u64, leaning: Leaning) {
+        if leaning.is_free() {
+            self.leanings.remove(&seq);
+        } else {
+            self.leanings.insert(seq, leaning);
+        }
     }
 
     /// Whether the next attempt of `seq` repeats one that failed.
@@ -358,6 +384,7 @@ impl Backlog {
         self.flying.remove(&seq);
         self.reordered.remove(&seq);
         self.failed.remove(&seq);
+        self.leanings.remove(&seq);
         self.leave(entry.lane);
         // Most end long before they would expire.
         if self.expiries.len() > 2 * self.entries.len() + EXPIRED_ENDED_MAX {
@@ -438,7 +465,6 @@ mod tests {
     use super::*;
     use crate::delivery::lanes::Landed;
     use crate::delivery::state::{Ambiguous, Call, Progress};
-    use crate::outbound::Route;
 
     const EPOCH_MS: u64 = 1_000_000;
 
@@ -508,7 +534,7 @@ mod tests {
             } else {
                 backlog.fly_digest(lane, seq, &parts);
                 backlog.forget(seq);
-                backlog.settle_digest(seq, Left::Finished);
+                backlog.settle_digest(seq, &Left::Finished);
                 turns.push(parts);
             }
             backlog.lanes.land(lane, Landed::Settled, now_ms);
@@ -561,7 +587,7 @@ mod tests {
                 backlog.forget(seq);
                 let died = parts.contains(&poison);
                 let left = if died { Left::Parts } else { Left::Finished };
-                backlog.settle_digest(seq, left);
+                backlog.settle_digest(seq, &left);
             }
             backlog.lanes.land(lane, Landed::Settled, now_ms);
         }
@@ -651,8 +677,11 @@ mod tests {
             backlog.forget(seq);
         }
         assert!(backlog.expiries.len() <= 2 + EXPIRED_ENDED_MAX);
-        assert_eq!(backlog.shared(5_000).map(|shared| shared.messages), Some(1));
-        assert!(backlog.shared(4_999).is_none());
+        assert_eq!(
+            backlog.head(5_000).map(|(shared, _)| shared.messages),
+            Some(1)
+        );
+        assert!(backlog.head(4_999).is_none());
         let now_ms = backlog.clock.mono_ms();
         assert_eq!(backlog.pop_expired(now_ms + 60_000), Some(5_000));
     }
@@ -660,7 +689,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_the_one_that_waited_for_a_limit_is_told_since_when() {
         let mut backlog = backlog(&[10, 10]);
-        let shared = backlog.shared(1).unwrap();
+        let (shared, _) = backlog.head(1).unwrap();
         shared.limit(1, 5);
         shared.limit(1, 6);
         assert_eq!(shared.unlimit(1), Some(5));

@@ -371,6 +371,10 @@ fn reopen(live: &mut Live, wall_ms: u64) {
         .iter_mut()
         .filter(|call| call.outcome != CallOutcome::Sent)
     {
+        if call.outcome == CallOutcome::Dead {
+            // That one has refused it: no reason to stay with it.
+            call.carrier = None;
+        }
         call.outcome = CallOutcome::Pending;
         call.attempts = 0;
         for recipient in &mut call.recipients {
@@ -382,6 +386,7 @@ fn reopen(live: &mut Live, wall_ms: u64) {
     progress.state = State::Queued;
     progress.failures = 0;
     progress.ambiguous = 0;
+    progress.refused_by.clear();
     progress.due_ms = 0;
     progress.finished_ms = None;
     progress.generation += 1;

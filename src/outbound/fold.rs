@@ -5,6 +5,7 @@
 //! message in it names it. The commit that ends it ends them as `merged`; or, if it came to nothing, they
 //! wait again as if they had never been in it.
 
+use super::pool::Grant;
 use super::send::{Left, Sender};
 use super::{Live, Message, dead};
 use crate::delivery::id::MessageId;
@@ -13,7 +14,6 @@ use crate::delivery::verdict::Reason;
 use crate::delivery::{random, record};
 use crate::dingtalk::digest::{self, Fold, Item};
 use crate::dingtalk::message::{At, MENTIONS_MAX};
-use crate::egress::Permit;
 use crate::faults::point;
 use crate::journal::{Batch, ReadError};
 use crate::metrics;
@@ -31,12 +31,12 @@ type Part = (u64, Option<(Message, Live)>);
 
 impl Sender {
     /// Makes message `seq` of `parts`, which wait in one lane, and attempts it.
-    pub async fn attempt_digest(&self, seq: u64, parts: Vec<u64>, permit: Permit) -> Left {
+    pub async fn attempt_digest(&self, seq: u64, parts: Vec<u64>, grant: Grant) -> Left {
         let parts = match self.parts(parts).await {
             Ok(parts) => parts,
             Err(error) => {
                 tracing::error!(%error, "messages cannot be read now; they are tried again");
-                self.egress.give_back(permit);
+                self.egress.give_back(grant.permit);
                 return Left::Parts;
             }
         };
@@ -48,7 +48,7 @@ impl Sender {
             }
         }
         let [(_, lead), _, ..] = folded.as_slice() else {
-            self.egress.give_back(permit);
+            self.egress.give_back(grant.permit);
             return Left::Parts;
         };
         let (message, live) = self.digest_of(seq, lead, &folded);
@@ -64,14 +64,14 @@ impl Sender {
         point("digest.before");
         if self.journal.commit(batch).await.is_err() {
             // The process is about to end; nothing left.
-            self.egress.give_back(permit);
+            self.egress.give_back(grant.permit);
             return Left::Parts;
         }
         point("digest.after");
         self.queue.count(live.tag());
         metrics::digest(folded.len());
         tracing::info!(id = %message.id, messages = folded.len(), "messages that could not go out in time go as one digest");
-        self.attempt(seq, permit, false).await
+        self.attempt(seq, grant, false).await
     }
 
     fn append_digest(&self, batch: &mut Batch, seq: u64, message: &Message, live: &Live) -> u64 {

@@ -6,7 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::Live;
-use super::backlog::{Again, Backlog, Recovery};
+use super::backlog::{Again, Backlog, Recovery, Shared};
+use super::pool::{Grant, Pools};
 use super::send::{Left, Sender};
 use crate::delivery::lanes::{Landed, LaneId};
 use crate::delivery::random;
@@ -14,8 +15,8 @@ use crate::delivery::retry::Budget;
 use crate::delivery::state::{Priority, State};
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
+use crate::egress::host_name;
 use crate::egress::limit::{Key, Kind};
-use crate::egress::{Permit, host_name};
 use crate::faults::{Bug, bug};
 use crate::journal::queue::Appended;
 use crate::journal::{Batch, CommitError};
@@ -43,6 +44,7 @@ pub enum Command {
 struct Work {
     sender: Sender,
     backlog: Backlog,
+    pools: Pools,
     /// When to let those try that wait for a limit.
     gates: BTreeSet<(u64, Key)>,
     gated: HashMap<Key, u64>,
@@ -79,6 +81,7 @@ pub async fn run(
     recovered.settle();
     let mut work = Work {
         backlog: recovered.backlog,
+        pools: Pools::default(),
         gates: BTreeSet::new(),
         gated: HashMap::new(),
         attempts: JoinSet::new(),
@@ -190,38 +193,42 @@ impl Work {
             self.backlog.lanes.land(lane, later, now_ms);
             return;
         }
-        let Some(shared) = self.backlog.shared(seq) else {
+        let Some((shared, leaning)) = self.backlog.head(seq) else {
             return;
         };
-        let critical = shared.priority == Priority::Critical;
-        match self.sender.egress.try_acquire(&shared.limits, critical) {
+        let settings = self.sender.settings.load();
+        let mut acquire = |shared: &Shared| {
+            let egress = &self.sender.egress;
+            self.pools
+                .acquire(&settings.pools, shared, leaning, |limits, critical| {
+                    egress.try_acquire(limits, critical)
+                })
+        };
+        match acquire(shared) {
             Err(full) => {
                 shared.limit(seq, now_ms);
                 self.give_back(place);
                 self.backlog.lanes.park(lane, full.key);
                 self.gate(full.key, full.until_ms);
             }
-            Ok(permit) => {
+            Ok(grant) => {
                 if let Some(since_ms) = shared.unlimit(seq) {
                     metrics::rate_limit_wait(now_ms - since_ms);
                 }
                 if bug(Bug::LeaseTwice) {
-                    let twice = self.sender.egress.try_acquire(&shared.limits, critical);
-                    let sender = self.sender.clone();
+                    let (twice, sender) = (acquire(shared), self.sender.clone());
                     self.endings.spawn(async move {
-                        let Ok(permit) = twice else {
-                            return (seq, None);
-                        };
-                        (seq, Some(sender.attempt(seq, permit, false).await))
+                        let Ok(grant) = twice else { return (seq, None) };
+                        (seq, Some(sender.attempt(seq, grant, false).await))
                     });
                 }
-                self.launch(lane, seq, permit, place);
+                self.launch(lane, seq, grant, place);
             }
         }
     }
 
     /// The attempt of a message that has all it needs: by itself, or with all that wait behind it.
-    fn launch(&mut self, lane: LaneId, head: u64, permit: Permit, place: Place) {
+    fn launch(&mut self, lane: LaneId, head: u64, grant: Grant, place: Place) {
         let now_ms = self.sender.clock.mono_ms();
         let digest = self.sender.settings.load().digest;
         let parts = digest.map_or_else(Vec::new, |digest| {
@@ -231,7 +238,7 @@ impl Work {
         if parts.is_empty() {
             let reordered = self.backlog.fly(lane, head);
             self.attempts.spawn(async move {
-                let left = sender.attempt(head, permit, reordered).await;
+                let left = sender.attempt(head, grant, reordered).await;
                 Landing {
                     lane,
                     seq: head,
@@ -243,7 +250,7 @@ impl Work {
             let seq = sender.queue.reserve();
             self.backlog.fly_digest(lane, seq, &parts);
             self.attempts.spawn(async move {
-                let left = sender.attempt_digest(seq, parts, permit).await;
+                let left = sender.attempt_digest(seq, parts, grant).await;
                 Landing {
                     lane,
                     seq,
@@ -257,7 +264,7 @@ impl Work {
     /// The place that an attempt of `seq` takes; `None` if it has ended.
     fn place(&mut self, seq: u64) -> Option<Place> {
         let repeats = self.backlog.repeats(seq);
-        let shared = self.backlog.shared(seq)?;
+        let (shared, _) = self.backlog.head(seq)?;
         let host = shared.limits.iter().find(|key| key.kind == Kind::Host)?;
         let host = *host;
         Some(Place { host, repeats })
@@ -324,7 +331,7 @@ impl Work {
         match landing.left {
             Left::Finished | Left::Parts => {
                 self.backlog.forget(landing.seq);
-                self.backlog.settle_digest(landing.seq, landing.left);
+                self.backlog.settle_digest(landing.seq, &landing.left);
                 self.backlog
                     .lanes
                     .land(landing.lane, Landed::Settled, now_ms);
@@ -333,7 +340,11 @@ impl Work {
                 due_ms,
                 failed,
                 tried,
+                leaning,
             } => {
+                if let Some(leaning) = leaning {
+                    self.backlog.lean(landing.seq, leaning);
+                }
                 let landed = Landed::Again { due_ms, failed };
                 let reordered = self.backlog.lanes.land(landing.lane, landed, now_ms);
                 self.backlog.land(landing.seq, failed, tried, reordered);
@@ -346,7 +357,7 @@ impl Work {
 
     fn land_ending(&mut self, ended: Result<(u64, Option<Left>), tokio::task::JoinError>) {
         match ended {
-            Ok((seq, Some(left))) => self.backlog.settle_digest(seq, left),
+            Ok((seq, Some(left))) => self.backlog.settle_digest(seq, &left),
             // It cannot be read; at the next start it is looked at again.
             Ok((_, None)) => {}
             Err(error) => std::panic::resume_unwind(error.into_panic()),

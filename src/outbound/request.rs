@@ -180,8 +180,9 @@ fn route<'a>(
                     "app: a custom robot belongs to no app; leave it out",
                 ));
             }
-            if !settings.robots.contains_key(name) {
-                let known: Vec<_> = settings.robots.keys().map(String::as_str).collect();
+            if !settings.robots.contains_key(name) && !settings.pools.contains_key(name) {
+                let known = settings.robots.keys().chain(settings.pools.keys());
+                let known: Vec<_> = known.map(String::as_str).collect();
                 let detail = format!("to.robot: unknown; configured are {known:?}");
                 return Err(
                     Problem::new(422, "robot_unknown", "No such robot", detail).fix(

@@ -10,12 +10,13 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::pool::{Grant, Leaning, is_doubtful, nobody_recognises_it};
 use super::settle::Outcomes;
 use super::{Live, Message, Route, Settings, To, dead};
 use crate::cache::token::Tokens;
 use crate::clock::Clock;
 use crate::delivery::retry::DINGTALK;
-use crate::delivery::state::{Next, State};
+use crate::delivery::state::{Ambiguous, Next, State};
 use crate::delivery::verdict::{Reason, Verdict};
 use crate::delivery::{random, record};
 use crate::dingtalk::answer::Api;
@@ -34,6 +35,7 @@ use crate::secret::Secret;
 
 /// A message whose token cannot be had is tried again after this, in milliseconds.
 const NO_TOKEN_MS: u64 = 5_000;
+const ROBOT_UNKNOWN: &str = "robot_unknown";
 /// At once is still a moment later, so that a limit that is checked twice cannot spin.
 const AT_ONCE_MS: u64 = 5;
 
@@ -57,7 +59,7 @@ pub struct Sender {
 }
 
 /// How an attempt left its message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Left {
     /// Terminal.
     Finished,
@@ -71,6 +73,8 @@ pub enum Left {
         failed: bool,
         /// Whether part of it has arrived, or may have.
         tried: bool,
+        /// Who may carry it now; `None` = nothing was learnt about that.
+        leaning: Option<Leaning>,
     },
 }
 
@@ -79,6 +83,8 @@ struct Came<'a> {
     verdict: &'a Verdict,
     /// What the call was charged to; `None` if none was made.
     charged: Option<(ChargeId, Settled)>,
+    /// Whether DingTalk recognises a repeat.
+    keyed: bool,
     retry_after_s: Option<u64>,
 }
 
@@ -119,8 +125,9 @@ pub(super) fn limits(route: Route, app: &str, target: &str) -> Vec<Key> {
 }
 
 impl Sender {
-    /// Makes the next call of message `seq`, for which `permit` was given.
-    pub async fn attempt(&self, seq: u64, permit: Permit, reordered: bool) -> Left {
+    /// Makes the next call of message `seq`, which `grant` lets go.
+    pub async fn attempt(&self, seq: u64, grant: Grant, reordered: bool) -> Left {
+        let Grant { permit, carrier } = grant;
         let (message, mut live) = match self.read(seq).await {
             Ok(Some(both)) => both,
             Ok(None) => {
@@ -138,6 +145,11 @@ impl Sender {
             self.egress.give_back(permit);
             return self.conclude(seq, &message, live, Batch::default()).await;
         };
+        if live.ambiguous != Ambiguous::Retry && is_doubtful(&live, index, carrier.as_deref()) {
+            self.egress.give_back(permit);
+            let verdict = Verdict::Unknown(nobody_recognises_it());
+            return self.unmade(seq, &message, live, index, verdict).await;
+        }
         let token = self.tokens.held(&live.app);
         if token.is_none() && live.route != Route::Webhook {
             // Nobody waits for a token while holding a place in a limit: the fetch needs one itself,
@@ -145,48 +157,57 @@ impl Sender {
             self.egress.give_back(permit);
             return self.await_token(seq, &message, live, index).await;
         }
-        let request = match self.request(&message, &live, index, token.clone()) {
+        let request = match self.request(&message, &live, index, carrier.as_deref(), token.clone())
+        {
             Ok(request) => request,
             Err(reason) => {
                 self.egress.give_back(permit);
-                live.progress.depart(index);
+                if carrier.is_some() && reason.code == ROBOT_UNKNOWN {
+                    // It left its pool this very moment.
+                    return self.again_in(AT_ONCE_MS);
+                }
                 let verdict = Verdict::Dead(reason);
-                let came = Came {
-                    verdict: &verdict,
-                    charged: None,
-                    retry_after_s: None,
-                };
-                return self.settle(seq, &message, live, came).await;
+                return self.unmade(seq, &message, live, index, verdict).await;
             }
         };
-        let mut batch = Batch::default();
         live.progress.depart(index);
+        live.progress.carried_by(carrier.as_deref());
         live.digest = None;
-        self.queue.update(&mut batch, seq, &live);
-        let charge = self.egress.charge(&mut batch, &permit);
-        if bug(Bug::IntentNotWaitedFor) {
-            self.journal.submit(batch, |_| ());
-        } else if self.journal.commit(batch).await.is_err() {
+        let Some(charge) = self.intend(seq, &live, &permit).await else {
             // The process is about to end; nothing left.
             self.egress.give_back(permit);
             return self.again_in(NO_TOKEN_MS);
-        }
+        };
         point("call.before");
         let judged = self.egress.call(request).await;
         point("call.after");
         // The limits learn from what DingTalk said, not from what we make of it.
-        let settled = self.egress.settle(permit, &judged.verdict);
-        let verdict = second_chance(judged.verdict, live.progress.failures);
+        let (learnt, verdict) = self.pass_over(&mut live, carrier.as_deref(), judged.verdict);
+        let settled = self.egress.settle(permit, &learnt);
+        let verdict = second_chance(verdict, live.progress.failures);
         if let (Verdict::RefreshToken(_), Some(token)) = (&verdict, &token) {
             self.tokens.refused(&live.app, token);
         }
-        let retry_after_s = judged.reply.and_then(|reply| reply.retry_after_s);
         let came = Came {
             verdict: &verdict,
             charged: Some((charge, settled)),
-            retry_after_s,
+            keyed: live.is_keyed(),
+            retry_after_s: judged.reply.and_then(|reply| reply.retry_after_s),
         };
         self.settle(seq, &message, live, came).await
+    }
+
+    /// Writes down that a call is about to be made and what it is charged to; `None` if that failed.
+    async fn intend(&self, seq: u64, live: &Live, permit: &Permit) -> Option<ChargeId> {
+        let mut batch = Batch::default();
+        self.queue.update(&mut batch, seq, live);
+        let charge = self.egress.charge(&mut batch, permit);
+        if bug(Bug::IntentNotWaitedFor) {
+            self.journal.submit(batch, |_| ());
+        } else {
+            self.journal.commit(batch).await.ok()?;
+        }
+        Some(charge)
     }
 
     pub(super) fn again_in(&self, delay_ms: u64) -> Left {
@@ -194,6 +215,7 @@ impl Sender {
             due_ms: self.clock.mono_ms() + delay_ms,
             failed: false,
             tried: false,
+            leaning: None,
         }
     }
 
@@ -235,19 +257,32 @@ impl Sender {
             return self.again_in(AT_ONCE_MS);
         };
         if let Verdict::Dead(_) = verdict {
-            live.progress.depart(index);
-            let came = Came {
-                verdict: &verdict,
-                charged: None,
-                retry_after_s: None,
-            };
-            return self.settle(seq, message, live, came).await;
+            return self.unmade(seq, message, live, index, verdict).await;
         }
         live.progress.reason = verdict.reason().cloned();
         let mut batch = Batch::default();
         self.queue.update(&mut batch, seq, &live);
         self.durable(batch).await;
         self.again_in(NO_TOKEN_MS + u64::from(random::number() % 1_000))
+    }
+
+    /// A call that is not made comes to `verdict` all the same.
+    async fn unmade(
+        &self,
+        seq: u64,
+        message: &Message,
+        mut live: Live,
+        index: usize,
+        verdict: Verdict,
+    ) -> Left {
+        live.progress.depart(index);
+        let came = Came {
+            verdict: &verdict,
+            charged: None,
+            keyed: false,
+            retry_after_s: None,
+        };
+        self.settle(seq, message, live, came).await
     }
 
     /// What the next attempt will read must be on disk before it starts.
@@ -262,11 +297,12 @@ impl Sender {
         message: &Message,
         live: &Live,
         index: usize,
+        carrier: Option<&str>,
         token: Option<Secret>,
     ) -> Result<Request, Reason> {
         let (content, _) = message.part(index);
         let (path, body) = match &message.to {
-            To::Robot(name) => self.webhook(message, name, index)?,
+            To::Robot(name) => self.webhook(message, carrier.unwrap_or(name), index)?,
             To::Chat(chat) => {
                 let template = content.for_enterprise_robot().map_err(|e| unfit(&e))?;
                 let mut body = json!({"msgKey": template.msg_key, "msgParam": template.msg_param,
@@ -309,7 +345,7 @@ impl Sender {
         let settings = self.settings.load();
         let robot = settings.robots.get(name).ok_or_else(|| {
             Reason::new(
-                "robot_unknown",
+                ROBOT_UNKNOWN,
                 "the message's robot is not configured any more",
                 "在 config.toml 恢复该 [[robots]]，再用 dingd dead replay 重发。",
                 "Restore it in [[robots]], then use dingd dead replay.",
@@ -339,7 +375,7 @@ impl Sender {
     async fn settle(&self, seq: u64, message: &Message, mut live: Live, came: Came<'_>) -> Left {
         let next = live
             .progress
-            .settle(came.verdict, live.ambiguous, live.is_keyed());
+            .settle(came.verdict, live.ambiguous, came.keyed);
         let mut batch = Batch::default();
         if let Some((id, settled)) = came.charged {
             self.egress.charged(&mut batch, id, settled);
@@ -362,6 +398,7 @@ impl Sender {
             due_ms: self.clock.mono_ms() + delay_ms.max(AT_ONCE_MS),
             failed: delay_ms > 0,
             tried: live.progress.attempts > 0,
+            leaning: Some(Leaning::of(&live)),
         }
     }
 

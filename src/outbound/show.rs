@@ -44,6 +44,8 @@ pub struct Shown<'a> {
 
 #[derive(Debug, Serialize)]
 struct Receipt<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    robot: Option<&'a str>,
     process_query_key: Option<&'a str>,
     recipients: Option<Vec<Outcome<'a>>>,
     outcome: CallOutcome,
@@ -63,6 +65,7 @@ pub fn message<'a>(message: &'a Message, live: &'a Live) -> Shown<'a> {
         .iter()
         .filter(|call| call.outcome != CallOutcome::Pending || call.attempts > 0)
         .map(|call| Receipt {
+            robot: call.carrier.as_deref(),
             process_query_key: call.handle.as_deref(),
             recipients: (!call.recipients.is_empty()).then(|| {
                 call.recipients
