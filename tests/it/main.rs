@@ -27,6 +27,7 @@ mod forwarding;
 mod house;
 mod limits;
 mod messages;
+mod pools;
 mod process;
 mod quota;
 mod requests;
