@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::delivery::id::short_digest;
-use crate::delivery::verdict::{Scope, Verdict};
-use crate::dingtalk::answer::Api;
+use crate::delivery::verdict::{Scope, Verdict, Wait};
+use crate::dingtalk::answer::{Api, BAN_MS_MIN};
 use crate::health::Health;
 use crate::http::transport::{Origin, Transport};
 use crate::secret::Secret;
@@ -49,6 +49,8 @@ pub struct Settings {
     pub oapi: Origin,
     /// Of one call, in milliseconds.
     pub timeout_ms: u64,
+    /// After a ban of the address for which DingTalk names no longer time, in milliseconds.
+    pub ban_wait_ms: u64,
     /// The limits.
     pub rules: Rules,
     /// The month.
@@ -236,12 +238,14 @@ impl Egress {
                 wait,
                 reason,
             } => (*scope, *wait, reason),
-            Verdict::Blocked { scope, reason } => (
-                *scope,
-                crate::delivery::verdict::Wait::Growing(60_000),
-                reason,
-            ),
+            Verdict::Blocked { scope, reason } => (*scope, Wait::Growing(60_000), reason),
             _ => return None,
+        };
+        let wait = match wait {
+            Wait::Fixed(BAN_MS_MIN) if scope == Scope::Egress => {
+                Wait::Fixed(self.settings.load().ban_wait_ms)
+            }
+            wait => wait,
         };
         let kind = Kind::of(scope)?;
         // A scope that this call does not have (a webhook belongs to no app) means the narrowest one.

@@ -14,6 +14,7 @@ use toml::Value;
 use super::read::Section;
 use super::{Config, Door, Log};
 use crate::delivery::state::Priority;
+use crate::dingtalk::answer::BAN_MS_MIN;
 use crate::dingtalk::digest::Language;
 use crate::dingtalk::envelope::{Freshness, Keys};
 use crate::egress::limit::{Kind, Rule, Rules};
@@ -432,11 +433,13 @@ fn egress(
     let oapi = origin("oapi_url", "https://oapi.dingtalk.com");
     let connect_timeout_ms = section.number("connect_timeout_ms", 100..=60_000, 3_000);
     let timeout_ms = section.number("timeout_ms", 100..=120_000, 10_000);
+    let ban_wait_ms = section.seconds_ms("ban_wait_s", BAN_MS_MIN);
     section.finish();
     let settings = api.zip(oapi).map(|(api, oapi)| egress::Settings {
         api,
         oapi,
         timeout_ms,
+        ban_wait_ms,
         rules,
         month,
     });

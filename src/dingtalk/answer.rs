@@ -19,6 +19,9 @@ use self::case::Case;
 use self::why::Why;
 use crate::delivery::verdict::{Reason, Verdict};
 
+/// An IP ban lasts at least this long, in milliseconds (outbound.md §7.3).
+pub const BAN_MS_MIN: u64 = 300_000;
+
 /// The longest detail of a reason, in bytes.
 const DETAIL_BYTES_MAX: usize = 512;
 

@@ -65,6 +65,7 @@ listen = "127.0.0.1:0"
 [egress]
 api_url = "{box_url}"
 oapi_url = "{box_url}"
+ban_wait_s = {:?}
 [[apps]]
 name = "oncall"
 corp_id = "{}"
@@ -79,6 +80,7 @@ aes_key = "{}"
 receive_id = "{}"
 "#,
         state_dir.display(),
+        300.0 / scale,
         app.corp_id,
         app.agent_id,
         app.client_id,

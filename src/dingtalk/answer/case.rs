@@ -8,15 +8,13 @@ use std::collections::HashSet;
 use super::body::{Body, Object, Refusal, clean};
 use super::table::{self, Class, Row};
 use super::why::{self, Why};
-use super::{Answer, Api, DETAIL_BYTES_MAX, reason};
+use super::{Answer, Api, BAN_MS_MIN, DETAIL_BYTES_MAX, reason};
 use crate::delivery::verdict::{Reason, Scope, Verdict, Wait};
 
 /// A 429 pauses at least this long (reliability.md §4).
 const TOO_MANY_MS_MIN: u64 = 60_000;
 /// A `Retry-After` is believed up to this (reliability.md §4).
 const RETRY_AFTER_S_MAX: u64 = 3_600;
-/// An IP ban lasts at least this long (outbound.md §7.3).
-const BAN_MS_MIN: u64 = 300_000;
 
 /// Those whom a send to people did not reach (outbound.md §2.2).
 const NOT_REACHED: [&str; 3] = [
