@@ -379,15 +379,7 @@ impl Progress {
         call.release(verdict, self.ambiguous > 0, policy);
         let scheduled = match verdict {
             Verdict::Sent { handle } => {
-                call.outcome = CallOutcome::Sent;
-                if handle.is_some() {
-                    call.handle.clone_from(handle);
-                }
-                for recipient in &mut call.recipients {
-                    if recipient.outcome != RecipientOutcome::InvalidUser {
-                        recipient.outcome = RecipientOutcome::Sent;
-                    }
-                }
+                settle_in_full(call, handle.as_deref());
                 self.attempts += 1;
                 self.failures = 0;
                 self.ambiguous = 0;
@@ -523,6 +515,18 @@ fn is_zero(number: &usize) -> bool {
 fn bump(failures: &mut u32) -> u32 {
     *failures = failures.saturating_add(1);
     *failures
+}
+
+fn settle_in_full(call: &mut Call, handle: Option<&str>) {
+    call.outcome = CallOutcome::Sent;
+    if let Some(handle) = handle {
+        call.handle = Some(handle.to_owned());
+    }
+    for recipient in &mut call.recipients {
+        if recipient.outcome != RecipientOutcome::InvalidUser {
+            recipient.outcome = RecipientOutcome::Sent;
+        }
+    }
 }
 
 fn settle_in_part(call: &mut Call, invalid: &[String], throttled: &[String]) {
