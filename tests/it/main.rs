@@ -35,6 +35,7 @@ mod seeded;
 mod simulation;
 mod splitting;
 mod store;
+mod storm;
 mod support;
 mod tokens;
 mod transport;

@@ -1,0 +1,235 @@
+//! The storm: 10,000 alerts within one of DingTalk's minutes for five groups and three robots, a kill and a
+//! ban of the address in its midst, under DingTalk's true limits and penalties.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dingd::sim::daemon::API_TOKEN;
+use dingd::sim::dingtalk::{Delivered, Group, Robot, Settings, Switches};
+use serde_json::{Value, json};
+
+use crate::support::{Stage, fast, long, patience, until};
+
+const HOSTS: usize = 40;
+
+/// As many as a machine under test takes in a reasonable time; all by `tests/run --long`.
+fn alerts() -> usize {
+    if long() { 10_000 } else { 2_000 }
+}
+
+fn settings() -> Settings {
+    let group = |n: usize| Group {
+        open_conversation_id: format!("cidStorm{n}+on/Call7x5EeiodoA=="),
+        title: format!("值班群 {n}"),
+        cool_app_installed: true,
+        disbanded: false,
+    };
+    let robot = |n: usize| Robot {
+        access_token: format!("{n:064}"),
+        secret: Some("SECbox0123456789abcdef".to_owned()),
+        keyword: None,
+    };
+    Settings {
+        groups: (0..5).map(group).collect(),
+        robots: (0..3).map(robot).collect(),
+        ..fast()
+    }
+}
+
+/// Whom alert `number` is for: five groups, three robots.
+fn target(settings: &Settings, number: usize) -> (Value, String) {
+    match number % 8 {
+        n @ 0..5 => {
+            let chat = &settings.groups[n].open_conversation_id;
+            (json!({"chat": chat}), chat.clone())
+        }
+        n => {
+            let robot = n - 5;
+            let token = &settings.robots[robot].access_token;
+            (json!({"robot": format!("robot-{robot}")}), token.clone())
+        }
+    }
+}
+
+fn is_critical(number: usize) -> bool {
+    (number / 8).is_multiple_of(25)
+}
+
+fn alert(settings: &Settings, number: usize) -> Value {
+    let host = number / 8 % HOSTS;
+    let priority = if is_critical(number) {
+        "critical"
+    } else {
+        "normal"
+    };
+    json!({
+        "to": target(settings, number).0,
+        "content": {"markdown": {
+            "title": format!("P2 web-{host:02} 响应超时"),
+            "text": format!("### P2 web-{host:02} 响应超时  \n  p99 {number} ms，storm #{number}#"),
+        }},
+        "priority": priority,
+        "merge_key": format!("web-{host:02}"),
+        "status": "firing",
+    })
+}
+
+/// What was acknowledged: number, id, and how much had reached its target by then.
+type Accepted = Arc<Mutex<BTreeMap<usize, String>>>;
+
+/// Sends its share of the alerts, again and again until each has its 202, wherever the daemon is.
+async fn platform(share: usize, api: Arc<Mutex<String>>, settings: Settings, accepted: Accepted) {
+    for number in (share..alerts()).step_by(8) {
+        let body = alert(&settings, number).to_string();
+        let headers = [
+            ("authorization", format!("Bearer {API_TOKEN}")),
+            ("idempotency-key", format!("storm-{number}")),
+        ];
+        loop {
+            let url = format!("{}/v1/messages", api.lock().unwrap());
+            let reply = dingd::sim::post::request("POST", &url, &headers, body.clone()).await;
+            if let Ok(reply) = reply
+                && matches!(reply.status, 200 | 202)
+            {
+                let id = reply.json()["id"].as_str().unwrap().to_owned();
+                accepted.lock().unwrap().insert(number, id);
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn numbers(delivered: &[Delivered]) -> BTreeSet<usize> {
+    let alone = delivered.iter().filter(|one| !one.text.contains("条告警"));
+    alone
+        .filter_map(|one| one.text.split('#').rev().nth(1)?.parse().ok())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_storm_with_a_kill_and_a_ban_no_alert_is_unaccounted_for_and_no_penalty_is_earned() {
+    let settings = settings();
+    // A minute of DingTalk is three seconds here.
+    let edit = |config: String| format!("{config}[outbound.digest]\nafter_s = 3\n");
+    let mut stage = Stage::with(settings.clone(), edit).await;
+    let api = Arc::new(Mutex::new(stage.daemon.api().to_owned()));
+    let accepted = Accepted::default();
+    let senders: Vec<_> = (0..8)
+        .map(|share| {
+            let task = platform(share, api.clone(), settings.clone(), accepted.clone());
+            tokio::spawn(task)
+        })
+        .collect();
+    let count = || accepted.lock().unwrap().len();
+    until("a third is accepted", async || count() > alerts() / 3).await;
+    stage = stage.crash().await;
+    *api.lock().unwrap() = stage.daemon.api().to_owned();
+    until("two thirds are accepted", async || {
+        count() > alerts() * 2 / 3
+    })
+    .await;
+    // DingTalk bans the address for as long as five of its minutes.
+    stage.box_.set(Switches {
+        html: true,
+        ..Switches::default()
+    });
+    until("the ban is noticed", async || {
+        stage.ready().await["degraded"]
+            .to_string()
+            .contains("egress until")
+    })
+    .await;
+    let metrics = stage.metrics().await;
+    assert!(
+        metrics.contains(r#"dingd_paused{limit="egress"} 1"#),
+        "{metrics}"
+    );
+    let tried = stage.box_.requests().len();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(
+        stage.box_.requests().len(),
+        tried,
+        "nothing is tried during the ban"
+    );
+    stage.box_.set(Switches::default());
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    let accepted = std::mem::take(&mut *accepted.lock().unwrap());
+    assert_eq!(accepted.len(), alerts());
+    let deadline = patience() * 4;
+    let waits = async || stage.daemon.status().await.unwrap()["queued"]["outbound"] != 0;
+    tokio::time::timeout(deadline, async {
+        while waits().await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("the storm blows over");
+    let delivered = stage.box_.delivered();
+    let alone = numbers(&delivered);
+    let mut tally: BTreeMap<String, usize> = BTreeMap::new();
+    for (number, id) in &accepted {
+        let message = stage.message(id).await;
+        let state = message["state"].as_str().unwrap().to_owned();
+        match state.as_str() {
+            "sent" => assert!(alone.contains(number), "{message}"),
+            "merged" => {
+                let digest = message["merged_into"].as_str().unwrap();
+                assert_eq!(stage.state(digest).await, "sent");
+                assert!(
+                    !alone.contains(number) && !is_critical(*number),
+                    "{message}"
+                );
+            }
+            _ => panic!("{number}: {message}"),
+        }
+        *tally.entry(state).or_default() += 1;
+    }
+    assert_eq!(stage.box_.penalties(), vec![], "none was earned by us");
+    let digests: Vec<_> = delivered
+        .iter()
+        .filter(|one| one.text.contains("条告警"))
+        .collect();
+    assert!(
+        !digests.is_empty() && digests.len() < alerts() / 50,
+        "{}",
+        digests.len()
+    );
+    eprintln!(
+        "{} alerts: {tally:?}, {} calls, {} digests such as\n{}",
+        alerts(),
+        delivered.len(),
+        digests.len(),
+        digests[0]
+            .text
+            .lines()
+            .take(12)
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    urgent_first(&settings, &delivered);
+    stage.close().await;
+}
+
+/// Once an urgent alert waits, hardly anything else goes before it: what was in flight, and what the
+/// kill and the ban held back. As each is accepted in turn, they arrive in their order.
+fn urgent_first(settings: &Settings, delivered: &[Delivered]) {
+    for target_number in 0..8 {
+        let (_, target) = target(settings, target_number);
+        let urgent: Vec<usize> = delivered
+            .iter()
+            .filter(|one| one.target == target && !one.text.contains("条告警"))
+            .filter_map(|one| one.text.split('#').rev().nth(1)?.parse().ok())
+            .filter(|number| is_critical(*number))
+            .collect();
+        let mut sorted = urgent.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut once = urgent.clone();
+        once.dedup();
+        assert_eq!(once, sorted, "in the order of acceptance");
+    }
+}
