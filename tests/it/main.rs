@@ -32,6 +32,7 @@ mod process;
 mod quota;
 mod requests;
 mod seeded;
+mod sends;
 mod simulation;
 mod splitting;
 mod store;
