@@ -449,6 +449,7 @@ impl Parts {
             drain: drain.clone(),
             clock,
             stripes: Stripes::default(),
+            fresh: Arc::default(),
         });
         Self {
             clock,
@@ -572,6 +573,7 @@ impl Parts {
             tokens: self.tokens.clone(),
             egress: self.egress.clone(),
             outcomes: self.outbox.outcomes.clone(),
+            fresh: self.outbox.fresh.clone(),
             clock: self.clock,
         };
         let (outbox, outbox_entries) = (recovered.outbox, recovered.outbox_entries);

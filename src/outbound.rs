@@ -1,14 +1,16 @@
 //! From the platform to DingTalk: receive → accept → lane → send → settle.
 //!
 //! [`receive`] the API door · [`request`] what a client asks, checked · [`accept`] once, on disk,
-//! before the 202 · [`backlog`] what waits · [`lane`] whose turn it is, under every limit · [`pool`] which
-//! robot carries it · [`fold`] a storm becomes a digest · [`send`] one attempt · [`settle`] what became of
-//! it · [`dead`] what was given up, and another chance · [`show`] how a message looks from outside.
+//! before the 202 · [`backlog`] what waits, [`fresh`] what need not be read back · [`lane`] whose turn it
+//! is, under every limit · [`pool`] which robot carries it · [`fold`] a storm becomes a digest · [`send`]
+//! one attempt · [`settle`] what became of it · [`dead`] what was given up, and another chance · [`show`]
+//! how a message looks from outside.
 
 pub mod accept;
 pub mod backlog;
 pub mod dead;
 pub mod fold;
+pub mod fresh;
 pub mod lane;
 pub mod pool;
 pub mod receive;

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::fresh::Fresh;
 use super::request::Asked;
 use super::send::not_linked;
 use super::settle::Outcomes;
@@ -51,6 +52,8 @@ pub struct Outbox {
     pub clock: Clock,
     /// One lock a group of idempotency keys.
     pub stripes: Stripes,
+    /// What was accepted a moment ago.
+    pub fresh: Arc<Fresh>,
 }
 
 /// Locks for idempotency keys.
@@ -210,7 +213,7 @@ impl Outbox {
         }
         point("message.before");
         let stored = self
-            .submit(batch, seq, state, ended, keyed, answer.clone(), wall_ms)
+            .submit(batch, message, state, ended, keyed, answer.clone(), wall_ms)
             .await;
         if stored {
             point("message.after");
@@ -234,7 +237,7 @@ impl Outbox {
     async fn submit(
         &self,
         batch: Batch,
-        seq: u64,
+        message: Message,
         state: Live,
         ended: Option<super::settle::Ended>,
         keyed: Option<(Digest, Digest, OwnedMutexGuard<()>)>,
@@ -242,7 +245,8 @@ impl Outbox {
         wall_ms: u64,
     ) -> bool {
         let (tell, told) = tokio::sync::oneshot::channel();
-        let mono_ms = self.clock.mono_ms();
+        let (seq, mono_ms) = (message.id.seq(), self.clock.mono_ms());
+        let fresh = self.fresh.clone();
         let (queue, idempotency, outcomes) = (
             self.queue.clone(),
             self.idempotency.clone(),
@@ -254,18 +258,15 @@ impl Outbox {
                 if let Some((key, body, _guard)) = keyed {
                     idempotency.remember([key], &Used { body, answer }, wall_ms);
                 }
-                match ended {
-                    Some(ended) => {
-                        let reason = state
-                            .progress
-                            .reason
-                            .as_ref()
-                            .map_or("none", |r| r.code.as_ref());
-                        metrics::finished("outbound", state.priority, "dead", reason, 0);
-                        dead::bury(&queue, seq, &state, mono_ms);
-                        outcomes.appended(ended);
-                    }
-                    None => queue.appended(seq, state.tag(), state),
+                if let Some(ended) = ended {
+                    let reason = state.progress.reason.as_ref();
+                    let reason = reason.map_or("none", |r| r.code.as_ref());
+                    metrics::finished("outbound", state.priority, "dead", reason, 0);
+                    dead::bury(&queue, seq, &state, mono_ms);
+                    outcomes.appended(ended);
+                } else {
+                    fresh.keep(seq, message, state.clone());
+                    queue.appended(seq, state.tag(), state);
                 }
             }
             if tell.send(result.is_ok()).is_err() {

@@ -193,6 +193,9 @@ impl Sender {
 
     /// Reads messages under way, as many as are still there.
     async fn parts(&self, parts: Vec<u64>) -> Result<Vec<Part>, ReadError> {
+        for part in &parts {
+            drop(self.fresh.take(*part));
+        }
         let place = self.queue.place();
         let read = self.journal.read(move |view| {
             let mut read = vec![];

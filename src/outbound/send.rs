@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::fresh::Fresh;
 use super::pool::{Grant, Leaning, is_doubtful, nobody_recognises_it};
 use super::settle::Outcomes;
 use super::{Live, Message, Route, Settings, To, dead};
@@ -54,6 +55,8 @@ pub struct Sender {
     pub egress: Arc<Egress>,
     /// Tells the platform.
     pub outcomes: Outcomes,
+    /// What was accepted a moment ago.
+    pub fresh: Arc<Fresh>,
     /// The clock.
     pub clock: Clock,
 }
@@ -128,7 +131,11 @@ impl Sender {
     /// Makes the next call of message `seq`, which `grant` lets go.
     pub async fn attempt(&self, seq: u64, grant: Grant, reordered: bool) -> Left {
         let Grant { permit, carrier } = grant;
-        let (message, mut live) = match self.read(seq).await {
+        let read = match self.fresh.take(seq) {
+            Some(both) => Ok(Some(both)),
+            None => self.read(seq).await,
+        };
+        let (message, mut live) = match read {
             Ok(Some(both)) => both,
             Ok(None) => {
                 self.egress.give_back(permit);
@@ -221,6 +228,7 @@ impl Sender {
 
     /// Ends a message that is not under way: expired, cancelled, or parked after a restart.
     pub async fn end(&self, seq: u64, state: State, reason: Option<Reason>) -> Option<Left> {
+        drop(self.fresh.take(seq));
         let left = match self.read(seq).await.ok()? {
             Some((message, mut live)) => {
                 live.progress.end(state, reason, self.clock.wall_ms());
