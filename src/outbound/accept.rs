@@ -265,7 +265,7 @@ impl Outbox {
                     dead::bury(&queue, seq, &state, mono_ms);
                     outcomes.appended(ended);
                 } else {
-                    fresh.keep(seq, message, state.clone());
+                    fresh.keep(seq, message, state.clone(), mono_ms);
                     queue.appended(seq, state.tag(), state);
                 }
             }

@@ -439,12 +439,12 @@ pub(super) fn refused(detail: &str) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::delivery::state::{Ambiguous, Call, Progress};
     use crate::dingtalk::message::{At, Content};
 
-    pub(super) fn dead(to: To, state: State, code: &'static str) -> (Message, Live) {
+    pub(in crate::outbound) fn dead(to: To, state: State, code: &'static str) -> (Message, Live) {
         let id = MessageId::new(7, 0, 1);
         let content: Content = serde_json::from_str(r#"{"text":{"content":"x"}}"#).unwrap();
         let message = Message {
