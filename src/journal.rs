@@ -465,7 +465,7 @@ fn start(
     condition: disk::Condition,
     writer: MakeWriter,
 ) -> Result<Journal, ReadError> {
-    let (log, found) = log::Log::open(medium, engine.group()?, condition.clone())
+    let (mut log, found) = log::Log::open(medium, engine.group()?, condition.clone())
         .map_err(|error| ReadError(format!("journal.log: {error}")))?;
     let mut aside = Batch::default();
     for (number, bytes) in &found.damaged {
@@ -489,6 +489,8 @@ fn start(
             .map_err(|error| ReadError(error.to_string()))?;
         point("replay.after");
     }
+    log.complete()
+        .map_err(|error| ReadError(format!("journal.log: {error}")))?;
     let (failed_at, failed) = watch::channel(false);
     let progress = Arc::new(writer::Progress::at(log.number(), failed_at));
     let writer = writer(engine.clone(), log, progress.clone());

@@ -49,6 +49,8 @@ pub(super) struct Log {
     last: u64,
     /// The last group in the other half.
     last_of_other: u64,
+    /// The end came between a group too large for the log and the empty frame behind it.
+    lacks_frame: bool,
 }
 
 /// Why a group cannot be appended.
@@ -136,6 +138,7 @@ impl Log {
             end: 0,
             last: 0,
             last_of_other: 0,
+            lacks_frame: newest < applied,
         };
         Ok((log, found))
     }
@@ -143,6 +146,20 @@ impl Log {
     /// The number of the last group.
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Once the tables are durable up to what was found: writes the frame that a large group lacks, so that
+    /// a second one does not leave the log two groups behind, which would look like damage.
+    pub(super) fn complete(&mut self) -> io::Result<()> {
+        if !self.lacks_frame {
+            return Ok(());
+        }
+        let durable = self.number;
+        self.lacks_frame = false;
+        match self.append(std::iter::empty(), durable) {
+            Err(NotAppended::Io(error)) => Err(error),
+            Ok(_) | Err(NotAppended::Until(_) | NotAppended::TooLarge) => Ok(()),
+        }
     }
 
     /// Gives a number to a group that goes into the tables without a frame.
@@ -424,6 +441,22 @@ mod tests {
         let (_, found) = open(&memory, 4);
         assert_eq!(numbers(&found), [5, 6, 7, 8, 9]);
         assert!(found.damaged.is_empty());
+    }
+
+    #[test]
+    fn two_lives_that_end_right_after_a_large_group_look_like_no_damage() {
+        let (memory, mut log) = made();
+        append(&mut log, 1, 0).unwrap();
+        for applied in [2, 4] {
+            // The tables have it, and the end comes before the empty frame.
+            assert_eq!(log.skip(), applied);
+            let (again, found) = open(&memory, applied);
+            assert_eq!(found.damaged, [], "after {applied}");
+            log = again;
+            log.complete().unwrap();
+            log.complete().unwrap();
+        }
+        assert_eq!(log.number(), 5, "one frame each");
     }
 
     #[test]

@@ -156,7 +156,22 @@ impl Store {
                 },
             )?;
             content.accepted = view.counter(INBOX.accepted)?;
-            assert_eq!(view.len(Table::Quarantine)?, 0, "something is damaged");
+            let mut damaged = vec![];
+            view.walk(
+                Table::Quarantine,
+                &[],
+                &[],
+                Order::Ascending,
+                &mut |key, value| {
+                    damaged.push((
+                        String::from_utf8_lossy(key).into_owned(),
+                        value.len(),
+                        value.to_vec(),
+                    ));
+                    true
+                },
+            )?;
+            assert!(damaged.is_empty(), "something is damaged: {damaged:?}");
             let books = self.queue.books(view)?;
             assert_eq!(books.mismatch(), 0, "{books:?}");
             Ok(content)
