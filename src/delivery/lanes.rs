@@ -561,6 +561,24 @@ mod tests {
     }
 
     #[test]
+    fn fifty_thousand_that_wait_do_not_delay_an_urgent_one() {
+        let mut lanes: Lanes<u32, u32, ()> = Lanes::default();
+        for item in 0..50_000 {
+            lanes.push(&(item % 500), Priority::Normal, item, 0);
+        }
+        while let Some((id, _)) = lanes.next(0) {
+            lanes.park(id, ());
+        }
+        lanes.push(&9_999, Priority::Critical, 50_000, 0);
+        let (id, item) = lanes.next(0).unwrap();
+        assert_eq!(item, 50_000, "it has its turn at once");
+        lanes.park(id, ());
+        // And the first place at the limit for which all of them wait.
+        assert_eq!(lanes.open(&(), 1), Some(Priority::Normal));
+        assert_eq!(lanes.next(0).unwrap().1, 50_000);
+    }
+
+    #[test]
     fn a_slot_is_used_again_after_its_lane_ran_empty() {
         let mut lanes = Test::default();
         for round in 0..100 {

@@ -1,6 +1,6 @@
 //! What is too long for one message, cut into numbered parts at the places where it hurts least.
 //!
-//! Every place where the text may be cut gets a [`Rank`]. A part then takes as much as fits and ends
+//! Every place where the text may be cut gets a rank. A part then takes as much as fits and ends
 //! at the best place, so that what a reader sees as one thing stays whole if it fits a part at all.
 //!
 //! Sources: outbound.md §2.1, §3.1 (sizes), §2.4 (the markdown DingTalk knows).
