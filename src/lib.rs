@@ -32,7 +32,7 @@
 //! | [`egress`] | the one way out to DingTalk: limits, breaker, call, verdict, the month's ledger |
 //! | [`http`] · [`journal`] | doors and calls with a limit on everything; what must not be lost |
 //! | [`metrics`] | every metric, once |
-//! | [`dingtalk`] | ── pure ── the vendor's wire: signature, envelope, event, message, answer |
+//! | [`dingtalk`] | ── pure ── the vendor's wire: signature, envelope, event, message, split, digest, answer |
 //! | [`delivery`] | ── pure ── the life of one delivery: verdict, state, retry, breaker, lanes, record |
 //! | [`clock`] · [`drain`] · [`faults`] · [`health`] · [`secret`] | time, stopping, deliberate faults for the tests, readiness, what must not be seen |
 //!
