@@ -1,0 +1,171 @@
+//! What is done now and then: the watchdog's beat, room on the disk, certificates, tokens, and the removal of
+//! what is old.
+
+use std::time::Duration;
+
+use super::{Parts, Upkeep, notify};
+use crate::delivery::event::Forwarding;
+use crate::drain::Drain;
+use crate::journal::retention;
+use crate::metrics;
+use crate::outbound::Live;
+use crate::outbound::dead::is_dead;
+
+impl Upkeep {
+    /// Once around: tokens, old keys, old entries, pauses that are over.
+    pub async fn round(&self) {
+        self.0.upkeep_round().await;
+        self.0.egress.sweep();
+    }
+}
+
+impl Parts {
+    /// Small things that are due now and then.
+    pub(super) async fn housekeeping(self, drain: Drain) {
+        let mut second = 0_u64;
+        while !drain.is_stopping() {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = drain.stopping() => return,
+            }
+            second += 1;
+            notify(&[sd_notify::NotifyState::Watchdog]);
+            self.check_room();
+            self.quota.report(&self.health);
+            if second.is_multiple_of(5) {
+                metrics::upkeep(&metrics::install());
+                self.egress.sweep();
+                self.renew_certificates();
+            }
+        }
+    }
+
+    fn check_room(&self) {
+        self.room.measure();
+        if !self.journal.condition().has_room_ahead() {
+            let journal = self.journal.clone();
+            drop(tokio::task::spawn_blocking(move || journal.take_room()));
+        }
+        if self.room.is_writable() {
+            self.health.serving("journal");
+        } else {
+            self.health.unready(
+                "journal",
+                "the file system of state_dir is read-only; remount it",
+            );
+        }
+        if self.room.has_room() {
+            self.health.recovered("disk");
+        } else {
+            let text = "the disk of state_dir is nearly full, new work is refused: 清理或扩容磁盘 / free or enlarge it";
+            self.health.degraded("disk", text);
+        }
+    }
+
+    /// What waits for DingTalk or for the disk: renewing tokens, forgetting and removing what is old. A
+    /// task of its own, because the watchdog must wait for neither.
+    pub(super) async fn upkeep(self, drain: Drain) {
+        if let Err(error) = self.quota.load().await {
+            tracing::warn!(%error, "dead letters cannot be counted now");
+        }
+        let round = async || {
+            for _ in 0..6 {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                self.enforce_quota().await;
+            }
+            self.upkeep_round().await;
+        };
+        while !drain.is_stopping() {
+            tokio::select! {
+                () = round() => {}
+                () = drain.stopping() => {}
+            }
+        }
+    }
+
+    async fn upkeep_round(&self) {
+        self.tokens.renew().await;
+        self.forget().await;
+        self.purge().await;
+        self.enforce_quota().await;
+        if let Err(error) = self.egress.trim(&self.journal).await {
+            tracing::warn!(%error, "old rows of the ledger could not be removed");
+        }
+    }
+
+    async fn enforce_quota(&self) {
+        let bytes_max = self.keep.load().dead_bytes_max;
+        self.quota.enforce(bytes_max).await;
+    }
+
+    async fn forget(&self) {
+        let wall_ms = self.clock.wall_ms();
+        // Until nothing is left to forget: as fast as callbacks come, their keys must go.
+        loop {
+            let (events, batch) = self.inbox.dedup.forget(wall_ms);
+            let (requests, more) = self.outbox.idempotency.forget(wall_ms);
+            if events + requests == 0 {
+                return;
+            }
+            for batch in [batch, more].into_iter().filter(|batch| !batch.is_empty()) {
+                if self.journal.commit(batch).await.is_err() {
+                    tracing::warn!("old keys could not be removed");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn purge(&self) {
+        // As long as there is something to remove, but not for ever: the next round goes on.
+        for _ in 0..100 {
+            if self.purge_step().await == 0 {
+                return;
+            }
+        }
+    }
+
+    async fn purge_step(&self) -> usize {
+        let (keep, wall_ms) = (**self.keep.load(), self.clock.wall_ms());
+        let (events, messages) = &*self.retention;
+        let queue = &self.inbox.queue;
+        let events = events.step(&self.journal, queue, keep, wall_ms, |state: &Forwarding| {
+            Some(retention::Ended {
+                at_ms: state.finished_ms?,
+                dead: state.label() == "dead",
+            })
+        });
+        let queue = &self.outbox.queue;
+        let messages = messages.step(&self.journal, queue, keep, wall_ms, |live: &Live| {
+            let at_ms = live.progress.finished_ms?;
+            let dead = is_dead(live.progress.state);
+            Some(retention::Ended { at_ms, dead })
+        });
+        let (events, messages) = tokio::join!(events, messages);
+        if events + messages > 0 {
+            tracing::debug!(events, messages, "old entries were removed");
+        }
+        events + messages
+    }
+
+    fn renew_certificates(&self) {
+        for (door, tls) in &self.tls {
+            metrics::certificate_expiry(door, tls.not_after_s());
+            match tls.renew() {
+                Ok(true) => {
+                    tracing::info!(door, "the new certificate is in use");
+                    self.health.recovered("certificate");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let text = format!(
+                        "the new certificate of [{door}.tls] cannot be used, the old one stays: {error}"
+                    );
+                    if self.health.degraded("certificate", text) {
+                        tracing::error!(door, %error, "the new certificate cannot be used, the old one stays");
+                    }
+                }
+            }
+        }
+    }
+}
