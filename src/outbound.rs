@@ -117,6 +117,34 @@ impl To {
     }
 }
 
+/// For whom a message must be to be listed; what is not named lets everything through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Whom {
+    /// A group (openConversationId).
+    pub chat: Option<String>,
+    /// One of the people (userid).
+    pub user: Option<String>,
+    /// A custom robot.
+    pub robot: Option<String>,
+}
+
+impl Whom {
+    /// Whether it lets through what is for `to`.
+    pub fn takes(&self, to: &To) -> bool {
+        let wanted =
+            |name: &Option<String>, is_it: &dyn Fn(&str) -> bool| name.as_deref().is_none_or(is_it);
+        wanted(&self.chat, &|id| matches!(to, To::Chat(chat) if chat == id))
+            && wanted(
+                &self.user,
+                &|id| matches!(to, To::Users(users) if users.iter().any(|user| user == id)),
+            )
+            && wanted(
+                &self.robot,
+                &|name| matches!(to, To::Robot(robot) if robot == name),
+            )
+    }
+}
+
 /// What was accepted; never changed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Message {

@@ -389,9 +389,9 @@ fn takes_event(filter: &Filter, stored: &Stored, state: &Forwarding) -> bool {
         && filter.state.is_none_or(|state| state == State::Dead)
         && filter.reason.as_deref().is_none_or(gave_up)
         && same(&filter.app, Some(&stored.app))
-        && same(&filter.chat, stored.subject.as_deref())
-        && filter.user.is_none()
-        && filter.robot.is_none()
+        && same(&filter.whom.chat, stored.subject.as_deref())
+        && filter.whom.user.is_none()
+        && filter.whom.robot.is_none()
 }
 
 fn show_event(stored: &Stored, state: &Forwarding) -> Value {

@@ -11,7 +11,7 @@ use super::accept::{Accepted, Once, Outbox};
 use super::dead::filter::{Cursor, Filter as DeadFilter};
 use super::lane::Command;
 use super::send::limits;
-use super::{Client, Live, Message, To, request, show};
+use super::{Client, Live, Message, Whom, request, show};
 use crate::clock::{parse_rfc3339, rfc3339};
 use crate::delivery::id::MessageId;
 use crate::delivery::record;
@@ -457,9 +457,7 @@ impl<'a> From<&'a Chat> for ShownChat<'a> {
 #[derive(Debug, Default)]
 struct Wanted {
     state: Option<State>,
-    chat: Option<String>,
-    user: Option<String>,
-    robot: Option<String>,
+    whom: Whom,
     since_ms: u64,
 }
 
@@ -476,31 +474,19 @@ impl Wanted {
         let text = |name| query.get(name).map(ToOwned::to_owned);
         Ok(Self {
             state,
-            chat: text("chat"),
-            user: text("user"),
-            robot: text("robot"),
+            whom: Whom {
+                chat: text("chat"),
+                user: text("user"),
+                robot: text("robot"),
+            },
             since_ms,
         })
     }
 
     fn takes(&self, live: &Live, message: &Message) -> bool {
-        let to = |wanted: &Option<String>, matches: &dyn Fn(&str) -> bool| {
-            wanted.as_deref().is_none_or(matches)
-        };
         self.state.is_none_or(|state| state == live.progress.state)
             && live.accepted_ms >= self.since_ms
-            && to(
-                &self.chat,
-                &|id| matches!(&message.to, To::Chat(chat) if chat == id),
-            )
-            && to(
-                &self.robot,
-                &|id| matches!(&message.to, To::Robot(robot) if robot == id),
-            )
-            && to(
-                &self.user,
-                &|id| matches!(&message.to, To::Users(users) if users.iter().any(|u| u == id)),
-            )
+            && self.whom.takes(&message.to)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::http::problem::Problem;
 use crate::journal::Order;
 use crate::journal::dead::{Key, Span};
 use crate::outbound::receive::{Query, bad_query};
-use crate::outbound::{Live, Message, To};
+use crate::outbound::{Live, Message, Whom};
 
 /// What a filter's value may be long, in bytes.
 const VALUE_BYTES_MAX: usize = 256;
@@ -30,12 +30,8 @@ pub struct Filter {
     pub state: Option<State>,
     /// The reason's code.
     pub reason: Option<String>,
-    /// To this group; events: of this group.
-    pub chat: Option<String>,
-    /// To this person.
-    pub user: Option<String>,
-    /// By this custom robot.
-    pub robot: Option<String>,
+    /// To whom; events: of this group.
+    pub whom: Whom,
     /// Of this app.
     pub app: Option<String>,
     /// Given up at this wall time (milliseconds) or later.
@@ -110,9 +106,11 @@ impl Filter {
             direction,
             state,
             reason: text("reason")?,
-            chat: text("chat")?,
-            user: text("user")?,
-            robot: text("robot")?,
+            whom: Whom {
+                chat: text("chat")?,
+                user: text("user")?,
+                robot: text("robot")?,
+            },
             app: text("app")?,
             since_ms,
             until_ms,
@@ -160,18 +158,7 @@ impl Filter {
             && self.state.is_none_or(|state| state == live.progress.state)
             && to(&self.reason, &|reason| code == Some(reason))
             && to(&self.app, &|app| message.app == app)
-            && to(
-                &self.chat,
-                &|id| matches!(&message.to, To::Chat(chat) if chat == id),
-            )
-            && to(
-                &self.robot,
-                &|id| matches!(&message.to, To::Robot(robot) if robot == id),
-            )
-            && to(
-                &self.user,
-                &|id| matches!(&message.to, To::Users(users) if users.iter().any(|u| u == id)),
-            )
+            && self.whom.takes(&message.to)
     }
 }
 
@@ -219,6 +206,7 @@ impl std::fmt::Display for Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbound::To;
     use crate::outbound::dead::tests::dead;
 
     fn query(text: &str) -> Result<Query, Problem> {
