@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::queue::{Queue, seq_of};
+use super::queue::{Queue, walk_done};
 use super::{Journal, Order, ReadError};
 use crate::delivery::dead::{Alerts, Letter, Mortal};
 use crate::delivery::record;
@@ -174,25 +174,12 @@ where
     let mut next = (!index.loaded.load(Ordering::Acquire)).then_some(0);
     while let Some(from) = next {
         let _alone = queue.upkeep().await;
-        let done = queue.place().done;
+        let place = queue.place();
         let read = journal.read(move |view| {
-            let (mut letters, mut looked_at, mut last) = (vec![], 0, None);
-            view.walk(
-                done,
-                &u64::to_be_bytes(from),
-                &[],
-                Order::Ascending,
-                &mut |key, value| {
-                    looked_at += 1;
-                    last = Some(seq_of(key));
-                    let state = record::split_first(value)
-                        .and_then(|(state, _)| record::decode::<S>(state));
-                    let letter = state.ok().and_then(|state| state.dead_letter());
-                    letters.extend(letter.map(|letter| (seq_of(key), letter)));
-                    looked_at < LOAD_MAX
-                },
-            )?;
-            let next = last.filter(|_| looked_at == LOAD_MAX).map(|last| last + 1);
+            let mut letters = vec![];
+            let next = walk_done(view, place, from, LOAD_MAX, &mut |seq, state: S| {
+                letters.extend(state.dead_letter().map(|letter| (seq, letter)));
+            })?;
             Ok((letters, next))
         });
         let (letters, on) = read.await?;

@@ -372,6 +372,35 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
     }
 }
 
+/// Shows up to `rows_max` entries of `place` that have ended, from number `from` on, oldest first; damaged
+/// ones are passed over. Returns from where to go on; `None` at the end.
+pub(super) fn walk_done<S: DeserializeOwned>(
+    view: &View<'_>,
+    place: Place,
+    from: u64,
+    rows_max: usize,
+    visit: &mut dyn FnMut(u64, S),
+) -> Result<Option<u64>, ReadError> {
+    let (mut rows, mut next) = (0, None);
+    view.walk(
+        place.done,
+        &from.to_be_bytes(),
+        &[],
+        Order::Ascending,
+        &mut |key, value| {
+            rows += 1;
+            let seq = seq_of(key);
+            let state = record::split_first(value).and_then(|(state, _)| record::decode(state));
+            if let Ok(state) = state {
+                visit(seq, state);
+            }
+            next = (rows == rows_max).then_some(seq + 1);
+            rows < rows_max
+        },
+    )?;
+    Ok(next)
+}
+
 /// The number in an 8-byte key.
 pub fn seq_of(key: &[u8]) -> u64 {
     key.first_chunk::<8>()

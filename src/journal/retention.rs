@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::queue::{Queue, seq_of};
-use super::{Batch, Journal, Order};
-use crate::delivery::record;
+use super::queue::{Queue, walk_done};
+use super::{Batch, Journal};
 use crate::faults::point;
 
 /// Entries looked at in one step.
@@ -63,37 +62,18 @@ impl Retention {
             })
         };
         let looked = journal.read(move |view| {
-            let (mut old, mut looked_at, mut last) = (vec![], 0, None);
-            let mut young = false;
-            view.walk(
-                place.done,
-                &from.to_be_bytes(),
-                &[],
-                Order::Ascending,
-                &mut |key, value| {
-                    looked_at += 1;
-                    last = Some(seq_of(key));
-                    let state = record::split_first(value)
-                        .and_then(|(state, _)| record::decode::<S>(state));
-                    if let Ok(state) = state {
-                        if over(&state) {
-                            old.push((seq_of(key), ended(&state)));
-                        }
-                        // Those behind were accepted later. The few that ended sooner than this one
-                        // are found when it is old itself.
-                        young = ended(&state).is_some_and(|ended| {
-                            ended.at_ms.saturating_add(keep.finished_ms) >= wall_ms
-                        });
-                    }
-                    looked_at < STEP_MAX
-                },
-            )?;
+            let (mut old, mut young) = (vec![], false);
+            let next = walk_done(view, place, from, STEP_MAX, &mut |seq, state: S| {
+                if over(&state) {
+                    old.push((seq, ended(&state)));
+                }
+                // Those behind were accepted later. The few that ended sooner than this one are found
+                // when it is old itself.
+                young = ended(&state)
+                    .is_some_and(|ended| ended.at_ms.saturating_add(keep.finished_ms) >= wall_ms);
+            })?;
             // At the end of the table, or where nothing is old yet: start over.
-            Ok((
-                old,
-                last.filter(|_| looked_at == STEP_MAX && !young)
-                    .map_or(0, |last| last + 1),
-            ))
+            Ok((old, next.filter(|_| !young).unwrap_or(0)))
         });
         let Ok((old, next)) = looked.await else {
             return 0;
