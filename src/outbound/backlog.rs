@@ -560,6 +560,7 @@ mod tests {
             backlog.fold(lane, head, now_ms, 3_000).is_empty(),
             "too young"
         );
+        // Its turn was taken and not used: it has another.
         backlog.lanes.put_first(&7, Priority::Normal, &[]);
         assert_eq!(
             turns(&mut backlog, now_ms),

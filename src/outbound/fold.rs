@@ -37,7 +37,8 @@ impl Sender {
             Err(error) => {
                 tracing::error!(%error, "messages cannot be read now; they are tried again");
                 self.egress.give_back(grant.permit);
-                return Left::Parts;
+                // There is no digest yet: the next attempt finds none and lets them wait again.
+                return self.again_in(READ_AGAIN_MS);
             }
         };
         let mut folded = vec![];
@@ -52,11 +53,11 @@ impl Sender {
             return Left::Parts;
         };
         let (message, live) = self.digest_of(seq, lead, &folded);
+        let payload = record::encode(&message);
+        let bytes = payload.len() as u64;
+        let live = Live { bytes, ..live };
         let mut batch = Batch::default();
-        let live = Live {
-            bytes: self.append_digest(&mut batch, seq, &message, &live),
-            ..live
-        };
+        self.queue.append(&mut batch, seq, payload, &live);
         for (part, (_, state)) in &mut folded {
             state.digest = Some(message.id);
             self.queue.update(&mut batch, *part, state);
@@ -72,17 +73,6 @@ impl Sender {
         metrics::digest(folded.len());
         tracing::info!(id = %message.id, messages = folded.len(), "messages that could not go out in time go as one digest");
         self.attempt(seq, grant, false).await
-    }
-
-    fn append_digest(&self, batch: &mut Batch, seq: u64, message: &Message, live: &Live) -> u64 {
-        let payload = record::encode(message);
-        let bytes = payload.len() as u64;
-        let live = Live {
-            bytes,
-            ..live.clone()
-        };
-        self.queue.append(batch, seq, payload, &live);
-        bytes
     }
 
     fn digest_of(
