@@ -20,15 +20,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dingd::sim::daemon::{self, API_TOKEN, Daemon};
-use dingd::sim::dingtalk::{DingTalk, Group, Robot, Settings, Switches, Via};
+use dingd::sim::dingtalk::{DingTalk, Settings, Switches, Via};
 use dingd::sim::post::request;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+#[path = "support/storm.rs"]
+mod alerts;
+
+use alerts::{SCALE, TARGETS, alert, is_critical, number, settings, text};
+
 const ALERTS: usize = 10_000;
-const TARGETS: usize = 8;
-const SCALE: f64 = 20.0;
-const HOSTS: usize = 40;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -44,39 +46,8 @@ fn main() -> Result<(), Error> {
     })
 }
 
-fn settings() -> Settings {
-    let groups = (0..5).map(|n| Group {
-        open_conversation_id: format!("cidStorm{n}+on/Call7x5EeiodoA=="),
-        title: format!("值班群 {n}"),
-        cool_app_installed: true,
-        disbanded: false,
-    });
-    let robots = (0..3).map(|n| Robot {
-        access_token: format!("{n:064}"),
-        secret: None,
-        keyword: None,
-    });
-    Settings {
-        groups: groups.collect(),
-        robots: robots.collect(),
-        time_scale: SCALE,
-        ..Settings::default()
-    }
-}
-
 async fn listener() -> std::io::Result<TcpListener> {
     TcpListener::bind("127.0.0.1:0").await
-}
-
-fn text(number: usize) -> (String, String) {
-    let host = number / TARGETS % HOSTS;
-    let title = format!("P2 web-{host:02} 响应超时");
-    let text = format!("### {title}  \n  p99 {number} ms，storm #{number}#");
-    (title, text)
-}
-
-fn is_critical(number: usize) -> bool {
-    (number / TARGETS).is_multiple_of(25)
 }
 
 /// One call an alert, and on to the next.
@@ -207,19 +178,7 @@ async fn platform(
     accepted: Accepted,
 ) {
     for number in (share..ALERTS).step_by(TARGETS) {
-        let (title, text) = text(number);
-        let to = match settings.groups.get(share) {
-            Some(group) => json!({"chat": group.open_conversation_id}),
-            None => json!({"robot": format!("robot-{}", share - settings.groups.len())}),
-        };
-        let priority = if is_critical(number) {
-            "critical"
-        } else {
-            "normal"
-        };
-        let body = json!({"to": to, "content": {"markdown": {"title": title, "text": text}},
-            "priority": priority, "status": "firing",
-            "merge_key": format!("web-{:02}", number / TARGETS % HOSTS)});
+        let body = alert(&settings, number).to_string();
         let headers = [
             ("authorization", format!("Bearer {API_TOKEN}")),
             ("idempotency-key", format!("storm-{number}")),
@@ -227,7 +186,7 @@ async fn platform(
         loop {
             let url = api.lock().map_or_else(|_| String::new(), |api| api.clone());
             let url = format!("{url}/v1/messages");
-            let reply = request("POST", &url, &headers, body.to_string()).await;
+            let reply = request("POST", &url, &headers, body.clone()).await;
             if let Ok(reply) = reply
                 && matches!(reply.status, 200 | 202)
             {
@@ -255,7 +214,7 @@ async fn report(
     for one in &delivered {
         if one.text.contains("条告警") {
             digests += 1;
-        } else if let Some(number) = one.text.rsplit('#').nth(1).and_then(|n| n.parse().ok()) {
+        } else if let Some(number) = number(&one.text) {
             arrived.entry(number).or_insert(one.at_ms);
         }
     }

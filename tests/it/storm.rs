@@ -6,73 +6,27 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dingd::sim::daemon::API_TOKEN;
-use dingd::sim::dingtalk::{Delivered, Group, Robot, Settings, Switches};
-use serde_json::{Value, json};
+use dingd::sim::dingtalk::{Delivered, Settings, Switches};
 
-use crate::support::{Stage, fast, long, patience, until};
+use crate::support::{Stage, long, patience, until};
 
-const HOSTS: usize = 40;
+#[path = "../../benches/support/storm.rs"]
+mod alerts;
+
+use alerts::{TARGETS, alert, is_critical, number, settings};
 
 /// As many as a machine under test takes in a reasonable time; all by `tests/run --long`.
 fn alerts() -> usize {
     if long() { 10_000 } else { 2_000 }
 }
 
-fn settings() -> Settings {
-    let group = |n: usize| Group {
-        open_conversation_id: format!("cidStorm{n}+on/Call7x5EeiodoA=="),
-        title: format!("值班群 {n}"),
-        cool_app_installed: true,
-        disbanded: false,
-    };
-    let robot = |n: usize| Robot {
-        access_token: format!("{n:064}"),
-        secret: Some("SECbox0123456789abcdef".to_owned()),
-        keyword: None,
-    };
-    Settings {
-        groups: (0..5).map(group).collect(),
-        robots: (0..3).map(robot).collect(),
-        ..fast()
+/// What DingTalk calls the target of alert `number`.
+fn target(settings: &Settings, number: usize) -> &str {
+    let target = number % TARGETS;
+    match settings.groups.get(target) {
+        Some(group) => &group.open_conversation_id,
+        None => &settings.robots[target - settings.groups.len()].access_token,
     }
-}
-
-/// Whom alert `number` is for: five groups, three robots.
-fn target(settings: &Settings, number: usize) -> (Value, String) {
-    match number % 8 {
-        n @ 0..5 => {
-            let chat = &settings.groups[n].open_conversation_id;
-            (json!({"chat": chat}), chat.clone())
-        }
-        n => {
-            let robot = n - 5;
-            let token = &settings.robots[robot].access_token;
-            (json!({"robot": format!("robot-{robot}")}), token.clone())
-        }
-    }
-}
-
-fn is_critical(number: usize) -> bool {
-    (number / 8).is_multiple_of(25)
-}
-
-fn alert(settings: &Settings, number: usize) -> Value {
-    let host = number / 8 % HOSTS;
-    let priority = if is_critical(number) {
-        "critical"
-    } else {
-        "normal"
-    };
-    json!({
-        "to": target(settings, number).0,
-        "content": {"markdown": {
-            "title": format!("P2 web-{host:02} 响应超时"),
-            "text": format!("### P2 web-{host:02} 响应超时  \n  p99 {number} ms，storm #{number}#"),
-        }},
-        "priority": priority,
-        "merge_key": format!("web-{host:02}"),
-        "status": "firing",
-    })
 }
 
 /// What was acknowledged: number, id, and how much had reached its target by then.
@@ -103,9 +57,7 @@ async fn platform(share: usize, api: Arc<Mutex<String>>, settings: Settings, acc
 
 fn numbers(delivered: &[Delivered]) -> BTreeSet<usize> {
     let alone = delivered.iter().filter(|one| !one.text.contains("条告警"));
-    alone
-        .filter_map(|one| one.text.split('#').rev().nth(1)?.parse().ok())
-        .collect()
+    alone.filter_map(|one| number(&one.text)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -217,12 +169,12 @@ async fn in_a_storm_with_a_kill_and_a_ban_no_alert_is_unaccounted_for_and_no_pen
 /// Once an urgent alert waits, hardly anything else goes before it: what was in flight, and what the
 /// kill and the ban held back. As each is accepted in turn, they arrive in their order.
 fn urgent_first(settings: &Settings, delivered: &[Delivered]) {
-    for target_number in 0..8 {
-        let (_, target) = target(settings, target_number);
+    for first in 0..TARGETS {
+        let target = target(settings, first);
         let urgent: Vec<usize> = delivered
             .iter()
             .filter(|one| one.target == target && !one.text.contains("条告警"))
-            .filter_map(|one| one.text.split('#').rev().nth(1)?.parse().ok())
+            .filter_map(|one| number(&one.text))
             .filter(|number| is_critical(*number))
             .collect();
         let mut sorted = urgent.clone();

@@ -17,7 +17,9 @@ use tokio::net::TcpListener;
 /// How long a test waits for what must happen. Less where it is expected not to (`seeded.rs`).
 pub fn patience() -> Duration {
     let seconds = std::env::var("DINGD_PATIENCE_S").ok();
-    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(30))
+    // After two thousand kills there is more to catch up with.
+    let usual = if long() { 300 } else { 30 };
+    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(usual))
 }
 
 pub struct Stage {
