@@ -11,6 +11,7 @@ pub mod limit;
 pub mod month;
 pub mod quota;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
@@ -38,6 +39,35 @@ pub struct App {
     pub robot_code: String,
     /// The cool app's code, if the app has one.
     pub cool_app_code: Option<String>,
+    /// How its cards work.
+    pub cards: Cards,
+}
+
+/// How an app's cards work.
+#[derive(Debug, Clone, Default)]
+pub struct Cards {
+    /// How clicks on new cards come.
+    pub callback: CardCallback,
+    /// The name under which the callback's URL is registered; there is one with [`CardCallback::Http`].
+    pub route_key: Option<String>,
+    /// What DingTalk signs clicks with; without it no click is taken over HTTP.
+    pub secret: Option<Secret>,
+    /// Put into the private data of somebody whose click is not answered yet.
+    pub pending: BTreeMap<String, String>,
+    /// Whether cards are sent by the API that new apps may not use (outbound.md §4.6).
+    pub legacy: bool,
+}
+
+/// How clicks on a card come: fixed when the card is made (inbound.md §4.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CardCallback {
+    /// Not at all.
+    #[default]
+    None,
+    /// To the registered URL.
+    Http,
+    /// Over the app's Stream connection.
+    Stream,
 }
 
 /// How calls leave.

@@ -218,6 +218,7 @@ fn apps(root: &Section<'_>) -> Vec<(App, Option<Keys>)> {
         let keys = section
             .has("callback")
             .then(|| callback(&section.section("callback"), client_id.as_deref()));
+        let cards = super::cards::cards(&section.section("cards"));
         section.finish();
         if let (Some(name), Some(corp_id), Some(client_id), Some(client_secret), Some(robot_code)) =
             (name, corp_id, client_id, client_secret, robot_code)
@@ -234,6 +235,7 @@ fn apps(root: &Section<'_>) -> Vec<(App, Option<Keys>)> {
                 client_secret,
                 robot_code,
                 cool_app_code,
+                cards,
             };
             apps.push((app, keys.flatten()));
         }

@@ -3,14 +3,7 @@
 //! DingTalk's own pages and captures disagree about the casing of members, so names are matched
 //! without regard to ASCII case, after duplicates were refused (inbound.md §2.1–§2.2).
 
-use std::fmt;
-
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
-
-/// Deeper nesting is refused (reliability contract §5).
-const DEPTH_MAX: usize = 64;
+use super::members::{Members, string};
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,11 +97,7 @@ impl ChatId {
 
 /// Reads the decrypted text of an event. The error says what is wrong with it.
 pub fn parse(text: &str) -> Result<Event, &'static str> {
-    if depth(text.as_bytes()) > DEPTH_MAX {
-        return Err("nested too deep");
-    }
-    let members: Members<'_> =
-        serde_json::from_str(text).map_err(|_| "not a JSON object, or a member comes twice")?;
+    let members = Members::read(text)?;
     let mut kinds = members.all("eventtype").map(string);
     let kind = kinds.next().flatten().ok_or("no event type")?;
     if kinds.any(|other| other.as_ref() != Some(&kind)) {
@@ -164,100 +153,6 @@ fn detail(kind: &str, members: &Members<'_>) -> Option<Detail> {
         }),
         _ => None,
     }
-}
-
-/// The members of an object with their values still as text.
-#[derive(Debug)]
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'a> Members<'a> {
-    /// All values under `name`, in any casing, the exact spelling first.
-    fn all(&self, name: &str) -> impl Iterator<Item = &'a RawValue> {
-        let exact = self.0.iter().filter(move |(key, _)| key == name);
-        let folded = self
-            .0
-            .iter()
-            .filter(move |(key, _)| key != name && key.eq_ignore_ascii_case(name));
-        exact
-            .chain(folded)
-            .map(|(_, value)| *value)
-            .collect::<Vec<_>>()
-            .into_iter()
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        self.all(name).find_map(string)
-    }
-
-    /// A time as a number or as a string of digits.
-    fn millis(&self, name: &str) -> Option<u64> {
-        self.all(name).find_map(|value| {
-            string(value)
-                .unwrap_or_else(|| value.get().to_owned())
-                .parse::<u64>()
-                .ok()
-        })
-    }
-
-    /// A list of strings, or one string.
-    fn list(&self, name: &str) -> Option<Vec<String>> {
-        self.all(name).find_map(|value| {
-            serde_json::from_str(value.get())
-                .ok()
-                .or_else(|| string(value).map(|one| vec![one]))
-        })
-    }
-}
-
-fn string(value: &RawValue) -> Option<String> {
-    serde_json::from_str(value.get()).ok()
-}
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members: Vec<(String, &RawValue)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    if members.iter().any(|(known, _)| *known == name) {
-                        return Err(serde::de::Error::custom("a member comes twice"));
-                    }
-                    if members.len() >= 256 {
-                        return Err(serde::de::Error::custom("too many members"));
-                    }
-                    members.push((name, value));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Object)
-    }
-}
-
-/// How deep the brackets of a JSON text nest, whether or not it is valid.
-pub fn depth(text: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in text {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 #[cfg(test)]
