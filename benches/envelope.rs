@@ -33,6 +33,7 @@ fn envelope(criterion: &mut Criterion) {
         name: "bench".to_owned(),
         corp_id: "dingcorpbench0001".to_owned(),
         keys: Some(keys.clone()),
+        ..App::default()
     };
     let mut group = criterion.benchmark_group("envelope");
     group.throughput(Throughput::Elements(1));

@@ -1,6 +1,7 @@
 //! The only place where all parts meet: open the store, bind the doors, build, run, drain; `upkeep` is what
 //! is done now and then.
 
+mod late;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};
@@ -37,6 +38,7 @@ use crate::http::tls::{Loaded, Tls, TlsError};
 use crate::http::transport::Transport;
 use crate::inbound::accept::{Inbox, Pending};
 use crate::inbound::forward::Forwarder;
+use crate::inbound::take::Taker;
 use crate::inbound::{self, DEDUP_KEEP_MS};
 use crate::journal::aged::Aged;
 use crate::journal::queue::{Appended, INBOX, OUTBOX, Queue};
@@ -420,6 +422,7 @@ impl Parts {
             titles: Arc::new(Notify::new()),
             clock,
             pending: Arc::new(Pending::default()),
+            asking: Arc::default(),
         });
         let quota = Arc::new(Quota {
             journal: stored.journal.clone(),
@@ -529,10 +532,9 @@ impl Parts {
             recorder: metrics::install(),
             books,
         };
+        let taker = Taker { inbox, drain, room };
         let callbacks_handler = inbound::receive::Door {
-            inbox,
-            drain,
-            room,
+            taker,
             complained_ms: Arc::default(),
         };
         Ok(vec![
@@ -550,7 +552,11 @@ impl Parts {
         commands: mpsc::Receiver<Command>,
         drain: &Drain,
     ) {
+        let (late, lates) = mpsc::channel(64);
+        tasks.spawn(late::answers(lates));
         let forwarder = Forwarder {
+            asking: self.inbox.asking.clone(),
+            late,
             settings: self.inbox.settings.clone(),
             queue: self.inbox.queue.clone(),
             journal: self.journal.clone(),

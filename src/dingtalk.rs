@@ -1,7 +1,7 @@
 //! ── pure ── DingTalk's wire: what its bytes mean and which bytes it expects.
 //!
 //! [`signature`] and [`envelope`] open callbacks and seal replies · [`event`] what a callback says,
-//! [`robot`] what is said to the robot, [`card`] a click and its answer, [`members`] names in any casing ·
+//! [`robot`] what is said to the robot and [`reply`] where an answer goes, [`card`] a click, [`members`] names in any casing ·
 //! [`message`] what we send · [`split`] what is too long for one · [`digest`] many in one · [`answer`]
 //! what an answer means.
 //!
@@ -14,6 +14,7 @@ pub mod envelope;
 pub mod event;
 pub mod members;
 pub mod message;
+pub mod reply;
 pub mod robot;
 pub mod signature;
 pub mod split;

@@ -77,7 +77,7 @@ pub const fn bug(_: Bug) -> bool {
 
 /// The moments at which a process can be made to die: right before and right after each step that
 /// somebody outside, or the next start, relies on.
-pub const POINTS: [&str; 24] = [
+pub const POINTS: [&str; 28] = [
     "create.filled",
     "create.renamed",
     "migrate.before",
@@ -93,6 +93,10 @@ pub const POINTS: [&str; 24] = [
     "callback.after",
     "event.before",
     "event.after",
+    "answer.before",
+    "answer.after",
+    "late.before",
+    "late.after",
     "message.before",
     "message.after",
     "digest.before",

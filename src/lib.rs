@@ -34,7 +34,7 @@
 //! | [`metrics`] | every metric, once |
 //! | [`dingtalk`] | ── pure ── the vendor's wire: signature, envelope, event, message, split, digest, answer |
 //! | [`delivery`] | ── pure ── the life of one delivery: verdict, state, retry, breaker, lanes, record |
-//! | [`clock`] · [`drain`] · [`faults`] · [`health`] · [`secret`] | time, stopping, deliberate faults for the tests, readiness, what must not be seen |
+//! | [`clock`] · [`drain`] · [`faults`] · [`health`] · [`seal`] · [`secret`] | time, stopping, deliberate faults for the tests, readiness, what must not be read, what must not be seen |
 //!
 //! A newcomer may start with [`delivery::state`] (what can become of a message), then follow one through
 //! [`outbound`], and one event through [`inbound`].
@@ -64,5 +64,6 @@ pub mod inbound;
 pub mod journal;
 pub mod metrics;
 pub mod outbound;
+pub mod seal;
 pub mod secret;
 pub mod sim;

@@ -64,6 +64,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "Callbacks by result; the reason says why one was refused.",
     ),
     (
+        "dingd_answers_total",
+        "Clicks and messages by how the platform's answer came: in_time, pending (not in time), late, unusable.",
+    ),
+    (
         "dingd_admissions_total",
         "Messages offered by clients, by result.",
     ),
@@ -263,6 +267,11 @@ pub fn callback(result: &'static str, reason: &'static str, us: u64) {
             .increment(1);
     }
     emit!(histogram, "dingd_callback_ack_duration_seconds").record(seconds(us));
+}
+
+/// How the platform's answer to a `click` or a `message` came: `in_time`, `pending`, `late` or `unusable`.
+pub fn answer(ask: &'static str, result: &'static str) {
+    emit!(counter, "dingd_answers_total", "ask" => ask, "result" => result).increment(1);
 }
 
 /// A client offered a message; its priority is unknown when it could not be read.

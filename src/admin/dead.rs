@@ -463,6 +463,7 @@ mod tests {
             subject: Some("cid1".into()),
             accepted_ms: 1,
             body: serde_json::value::to_raw_value(&json!({})).unwrap(),
+            ask: None,
         };
         for (query, taken) in [
             ("", true),

@@ -8,14 +8,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chacha20poly1305::aead::{Aead as _, Payload};
-use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
-
 use crate::delivery::random;
-use crate::dingtalk::signature::hmac_sha256;
+use crate::seal;
 use crate::secret::Secret;
 
-const NONCE_BYTES: usize = 12;
+const PURPOSE: &str = "dingd cache, sealed tokens, version 1";
 const SEGMENT_BYTES: usize = 2 << 20;
 const CACHE_BYTES: u64 = 2 << 20;
 
@@ -51,17 +48,8 @@ impl Store {
     pub async fn put(&self, name: String, secret: Secret, value: Vec<u8>) {
         let Some(db) = self.0.clone() else { return };
         let put = move || {
-            let nonce = random::bytes::<NONCE_BYTES>();
-            let payload = Payload {
-                msg: &value,
-                aad: name.as_bytes(),
-            };
-            let sealed = cipher(&secret)
-                .encrypt(&nonce.into(), payload)
-                .map_err(|_| "cannot seal".to_owned())?;
-            let mut bytes = nonce.to_vec();
-            bytes.extend_from_slice(&sealed);
-            db.insert(name, bytes)
+            let sealed = seal::seal(secret.expose(), PURPOSE, &name, random::bytes(), &value);
+            db.insert(name, sealed)
                 .and_then(|_| db.flush())
                 .map_err(|e| e.to_string())
         };
@@ -77,23 +65,10 @@ impl Store {
         let db = self.0.clone()?;
         let get = move || {
             let bytes = db.get(&name).ok()??;
-            let (nonce, sealed) = bytes.split_first_chunk::<NONCE_BYTES>()?;
-            let payload = Payload {
-                msg: sealed,
-                aad: name.as_bytes(),
-            };
-            cipher(&secret).decrypt(nonce.into(), payload).ok()
+            seal::open(secret.expose(), PURPOSE, &name, &bytes)
         };
         tokio::task::spawn_blocking(get).await.ok().flatten()
     }
-}
-
-fn cipher(secret: &Secret) -> ChaCha20Poly1305 {
-    let key = hmac_sha256(
-        secret.expose().as_bytes(),
-        b"dingd cache, sealed tokens, version 1",
-    );
-    ChaCha20Poly1305::new(&key.into())
 }
 
 fn try_open(dir: &Path) -> Result<sled::Db, String> {

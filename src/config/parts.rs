@@ -62,7 +62,10 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
     };
     let (egress, addresses, connect_timeout_ms) = egress(root, rules, month);
     let outbound = outbound(root, clients, &apps, (robots, pools), per_minute);
-    let inbound = inbound(root, apps);
+    let origins = egress
+        .iter()
+        .flat_map(|way| [way.oapi.clone(), way.api.clone()]);
+    let inbound = inbound(root, apps, origins.collect());
     let keep = keep(root);
     let log = log(root);
     Some(Config {
@@ -488,7 +491,11 @@ fn digests(section: &Section<'_>) -> Option<Digests> {
     enabled.then_some(Digests { after_ms, language })
 }
 
-fn inbound(root: &Section<'_>, apps: Vec<(App, Option<Keys>)>) -> inbound::Settings {
+fn inbound(
+    root: &Section<'_>,
+    apps: Vec<(App, Option<Keys>)>,
+    session_origins: Vec<Origin>,
+) -> inbound::Settings {
     let section = root.section("inbound");
     let freshness = Freshness {
         past_ms: section.seconds_ms("fresh_past_s", 86_400_000),
@@ -501,7 +508,10 @@ fn inbound(root: &Section<'_>, apps: Vec<(App, Option<Keys>)>) -> inbound::Setti
             "make it shorter",
         );
     }
+    let fresh_header_ms = section.seconds_ms("fresh_header_s", 3_600_000);
     let ack_timeout_ms = section.number("ack_timeout_ms", 50..=10_000, 1_000);
+    let answer_deadline_ms = section.number("answer_deadline_ms", 50..=10_000, 1_200);
+    let click_window_ms = section.number("click_window_ms", 0..=60_000, 2_000);
     let lifetime_ms = section.seconds_ms("lifetime_s", 7 * 86_400_000);
     let queue_events_max = section.number("queue_events_max", 1..=100_000_000, 1_000_000);
     section.finish();
@@ -514,6 +524,11 @@ fn inbound(root: &Section<'_>, apps: Vec<(App, Option<Keys>)>) -> inbound::Setti
                     name: app.name,
                     corp_id: app.corp_id,
                     keys,
+                    client_id: app.client_id,
+                    client_secret: app.client_secret,
+                    robot_code: app.robot_code,
+                    card_secret: app.cards.secret,
+                    pending: app.cards.pending,
                 },
             )
         })
@@ -522,7 +537,11 @@ fn inbound(root: &Section<'_>, apps: Vec<(App, Option<Keys>)>) -> inbound::Setti
     inbound::Settings {
         apps,
         freshness,
+        fresh_header_ms,
         ack_timeout_ms,
+        answer_deadline_ms,
+        click_window_ms,
+        session_origins,
         upstreams,
         queue_events_max,
         lifetime_ms,
@@ -543,29 +562,7 @@ fn upstreams(root: &Section<'_>, apps: &HashMap<String, inbound::App>) -> Vec<Up
                 .map_err(|error| section.fault("url", error.to_string(), "write https://…"))
                 .ok()
         });
-        let secrets = [
-            section.secret("secret"),
-            section.optional_secret("secret_previous"),
-        ];
-        let keys: Vec<_> = secrets
-            .into_iter()
-            .flatten()
-            .filter_map(|secret| {
-                let key = secret
-                    .expose()
-                    .strip_prefix("whsec_")
-                    .and_then(|key| STANDARD.decode(key).ok());
-                if key.as_ref().is_none_or(|key| key.len() < 16) {
-                    let fix = "make one: echo whsec_$(openssl rand -base64 32)";
-                    section.fault(
-                        "secret",
-                        "is not whsec_ and base64 of at least 16 bytes",
-                        fix,
-                    );
-                }
-                key.map(zeroize::Zeroizing::new)
-            })
-            .collect();
+        let secrets = signing_keys(&section);
         let only_apps = section.texts("apps");
         for app in only_apps.iter().filter(|app| !apps.contains_key(*app)) {
             section.fault(
@@ -577,21 +574,68 @@ fn upstreams(root: &Section<'_>, apps: &HashMap<String, inbound::App>) -> Vec<Up
         let events = section.texts("events");
         let timeout_ms = section.number("timeout_ms", 100..=120_000, 15_000);
         let concurrency = u32::try_from(section.number("concurrency", 1..=1_024, 16)).unwrap_or(16);
+        let answers = section.flag("answers", false);
+        let shares_apps = |other: &Upstream| {
+            other.apps.is_empty()
+                || only_apps.is_empty()
+                || other.apps.iter().any(|app| only_apps.contains(app))
+        };
+        if let Some(other) = upstreams
+            .iter()
+            .find(|up| answers && up.answers && shares_apps(up))
+        {
+            section.fault(
+                "answers",
+                format!(
+                    "so does {:?} for the same app: only one can answer",
+                    other.name
+                ),
+                "set it for one upstream an app",
+            );
+        }
         section.finish();
         if let (Some(name), Some((origin, path))) = (name, place) {
             upstreams.push(Upstream {
                 name,
                 origin,
                 path,
-                secrets: keys,
+                secrets,
                 apps: only_apps,
                 events,
                 timeout_ms,
                 concurrency,
+                answers,
             });
         }
     }
     upstreams
+}
+
+/// The keys that sign deliveries; the first is the current one.
+fn signing_keys(section: &Section<'_>) -> Vec<zeroize::Zeroizing<Vec<u8>>> {
+    let secrets = [
+        section.secret("secret"),
+        section.optional_secret("secret_previous"),
+    ];
+    secrets
+        .into_iter()
+        .flatten()
+        .filter_map(|secret| {
+            let key = secret
+                .expose()
+                .strip_prefix("whsec_")
+                .and_then(|key| STANDARD.decode(key).ok());
+            if key.as_ref().is_none_or(|key| key.len() < 16) {
+                let fix = "make one: echo whsec_$(openssl rand -base64 32)";
+                section.fault(
+                    "secret",
+                    "is not whsec_ and base64 of at least 16 bytes",
+                    fix,
+                );
+            }
+            key.map(zeroize::Zeroizing::new)
+        })
+        .collect()
 }
 
 fn keep(root: &Section<'_>) -> Keep {

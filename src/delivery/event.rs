@@ -61,6 +61,27 @@ pub struct Stored {
     pub accepted_ms: u64,
     /// The request body for the platform, byte for byte.
     pub body: Box<RawValue>,
+    /// What somebody waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask: Option<Ask>,
+}
+
+/// An event that somebody wants an answer to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// Somebody clicked on a card, which is to change.
+    Click {
+        /// `outTrackId`.
+        card: String,
+        /// Who clicked.
+        user: String,
+    },
+    /// Somebody spoke to the robot, which is to reply.
+    Message {
+        /// Where a reply goes, sealed.
+        reply_to: String,
+    },
 }
 
 /// The changing part of an event in the inbox.
@@ -110,6 +131,16 @@ pub enum TargetState {
     Forwarded,
     /// Given up.
     Dead,
+}
+
+impl Ask {
+    /// The name in metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Click { .. } => "click",
+            Self::Message { .. } => "message",
+        }
+    }
 }
 
 impl Forwarding {

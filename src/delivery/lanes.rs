@@ -131,6 +131,13 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         }
     }
 
+    /// Whether a lane's head waits for a time that has not come: it failed, and what comes behind it waits
+    /// as well.
+    pub fn is_held(&self, key: &K, now_ms: u64) -> bool {
+        let lane = self.by_key.get(key).and_then(|id| self.slots.get(id.0));
+        lane.is_some_and(|lane| matches!(lane.waits, Waits::Moment(due_ms) if due_ms > now_ms))
+    }
+
     /// What is there now was read back at a start: it is a backlog.
     pub fn all_are_backlog(&mut self) {
         for lane in &mut self.slots {

@@ -21,11 +21,20 @@ pub fn callback(token: &str, timestamp: &str, nonce: &str, encrypt: &str) -> Str
 }
 
 /// The `sign` parameter of a custom robot's URL, not yet percent-encoded (outbound.md §3.4). Valid
-/// for an hour around `timestamp_ms`, so it is made at the moment of sending.
+/// for an hour around `timestamp_ms`, so it is made at the moment of sending. With an app's client secret
+/// it is the `sign` header of a message to the robot (inbound.md §3.1).
 pub fn webhook(secret: &str, timestamp_ms: u64) -> String {
     STANDARD.encode(hmac_sha256(
         secret.as_bytes(),
         format!("{timestamp_ms}\n{secret}").as_bytes(),
+    ))
+}
+
+/// The `x-ddpaas-signature` header of a card's callback (inbound.md §4.1).
+pub fn card(secret: &str, timestamp_ms: u64) -> String {
+    STANDARD.encode(hmac_sha256(
+        secret.as_bytes(),
+        timestamp_ms.to_string().as_bytes(),
     ))
 }
 

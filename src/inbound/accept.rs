@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, SetOnce};
 
+use super::Settings;
+use super::asking::{Asking, Wait};
 use super::verify::Verified;
-use super::{Settings, apply};
 use crate::clock::Clock;
-use crate::delivery::event::{self, Event, Forwarding, Stored};
+use crate::delivery::event::{self, Event, Forwarding, Stored, Target};
 use crate::delivery::id::{event_id, short_digest};
 use crate::delivery::record;
-use crate::dingtalk::event::Detail;
+use crate::dingtalk::event::ChatId;
 use crate::directory::chats::{Change, Chats};
 use crate::faults::point;
 use crate::journal::aged::{Aged, Digest};
@@ -41,6 +42,8 @@ pub struct Inbox {
     pub clock: Clock,
     /// Callbacks that are being stored.
     pub pending: Arc<Pending>,
+    /// Who waits for an answer of the platform.
+    pub asking: Arc<Asking>,
 }
 
 /// Callbacks that are being stored, by their keys.
@@ -78,22 +81,33 @@ impl Inbox {
         })
     }
 
-    /// Stores a callback unless it was stored before. The caller adds the deadline; giving up does
+    /// Stores something unless it was stored before. The caller adds the deadline; giving up does
     /// not undo the write.
     pub async fn accept(&self, app: &super::App, verified: Verified) -> Accepted {
-        if verified.event.detail == Detail::CheckUrl {
-            return Accepted::CheckUrl;
-        }
+        self.accept_asking(app, verified, None).await.0
+    }
+
+    /// As [`Self::accept`], for somebody who waits until `until_ms` (monotonic) for the platform's answer.
+    /// Without a wait nobody will answer.
+    pub async fn accept_asking(
+        &self,
+        app: &super::App,
+        verified: Verified,
+        until_ms: Option<u64>,
+    ) -> (Accepted, Option<Wait>) {
         let keys = [verified.same_bytes, verified.same_event];
-        let waiting = match self.store(app, &verified, keys) {
-            Ok(waiting) => waiting,
-            Err(key) => return self.seen(&key).await.unwrap_or(Accepted::NotStored),
+        let (waiting, wait) = match self.store(app, verified, keys, until_ms) {
+            Ok(stored) => stored,
+            Err(key) => {
+                let accepted = self.seen(&key).await;
+                return (accepted.unwrap_or(Accepted::NotStored), None);
+            }
         };
         if *waiting.wait().await {
             point("callback.after");
-            Accepted::New
+            (Accepted::New, wait)
         } else {
-            Accepted::NotStored
+            (Accepted::NotStored, None)
         }
     }
 
@@ -101,9 +115,10 @@ impl Inbox {
     fn store(
         &self,
         app: &super::App,
-        verified: &Verified,
+        verified: Verified,
         keys: [Digest; 2],
-    ) -> Result<Storing, Digest> {
+        until_ms: Option<u64>,
+    ) -> Result<(Storing, Option<Wait>), Digest> {
         let mut pending = self.pending.lock();
         for key in keys {
             if pending.contains_key(&key) || self.dedup.known(&key).is_some() {
@@ -116,9 +131,12 @@ impl Inbox {
         }
         drop(pending);
         let job = Job::new(self, app, verified, keys);
+        // Before the forwarder hears of it.
+        let wait = until_ms.filter(|_| job.is_asked);
+        let wait = wait.map(|until_ms| self.asking.wait(job.seq, until_ms));
         point("callback.before");
         job.submit(self, storing.clone());
-        Ok(storing)
+        Ok((storing, wait))
     }
 }
 
@@ -128,16 +146,18 @@ struct Job {
     state: Forwarding,
     keys: [Digest; 2],
     wall_ms: u64,
-    meaning: apply::Meaning,
+    change: Option<(ChatId, Change)>,
     app: String,
+    /// Whether somebody asks, and an upstream answers.
+    is_asked: bool,
 }
 
 impl Job {
-    fn new(inbox: &Inbox, app: &super::App, verified: &Verified, keys: [Digest; 2]) -> Self {
+    fn new(inbox: &Inbox, app: &super::App, verified: Verified, keys: [Digest; 2]) -> Self {
         let wall_ms = inbox.clock.wall_ms();
-        let meaning = apply::meaning(&verified.event, &verified.text);
+        let Verified { meaning, ask, .. } = verified;
         let id = event_id(&verified.same_event);
-        let subject = meaning.chat.as_ref().map(|chat| chat.as_str().to_owned());
+        let subject = meaning.subject;
         let body = event::body(&Event {
             id: &id,
             source: &format!("/dingtalk/{}/{}", app.corp_id, app.name),
@@ -149,7 +169,10 @@ impl Job {
         let lane = subject.as_ref().map_or(0, |chat| {
             short_digest(&[app.name.as_bytes(), chat.as_bytes()])
         });
-        let targets = inbox.settings.load().targets(&app.name, &meaning.kind);
+        let settings = inbox.settings.load();
+        let targets = settings.targets(&app.name, &meaning.kind);
+        let answers = |target: &Target| settings.answers(&target.upstream);
+        let is_asked = ask.is_some() && targets.iter().any(answers);
         let stored = Stored {
             id,
             app: app.name.clone(),
@@ -157,6 +180,7 @@ impl Job {
             subject,
             accepted_ms: wall_ms,
             body,
+            ask,
         };
         let payload = record::encode_about(&stored, stored.body.get().len() + 256);
         let nobody = targets.is_empty();
@@ -187,8 +211,9 @@ impl Job {
             state,
             keys,
             wall_ms,
-            meaning,
+            change: meaning.change,
             app: app.name.clone(),
+            is_asked,
         }
     }
 
@@ -199,12 +224,13 @@ impl Job {
             state,
             keys,
             wall_ms,
-            meaning,
+            change,
             app,
+            is_asked: _,
         } = self;
         let (queue, dedup) = (inbox.queue.clone(), inbox.dedup.clone());
         let (pending, titles) = (inbox.pending.clone(), inbox.titles.clone());
-        let may_be_nameless = matches!(meaning.change, Some(Change::Installed(_)));
+        let may_be_nameless = matches!(change, Some((_, Change::Installed(_))));
         let then = move |result: Result<(), CommitError>| {
             if result.is_ok() {
                 dedup.remember(keys, &(), wall_ms);
@@ -225,13 +251,13 @@ impl Job {
             }
         };
         let journal = &inbox.journal;
-        match (&meaning.chat, &meaning.change) {
-            (Some(chat), Some(change)) => {
+        match &change {
+            Some((chat, change)) => {
                 inbox.chats.apply(&app, chat, change, &mut batch, |batch| {
                     journal.submit(std::mem::take(batch), then);
                 });
             }
-            _ => journal.submit(batch, then),
+            None => journal.submit(batch, then),
         }
     }
 }

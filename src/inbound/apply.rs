@@ -1,4 +1,5 @@
 //! What an event means: for the platform (type, subject, members) and for the directory (a change).
+//! Clicks and messages, which want an answer, are in [`super::asked`].
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -12,12 +13,12 @@ use crate::directory::chats::Change;
 pub struct Meaning {
     /// Such as `dingtalk.chat.renamed`.
     pub kind: String,
-    /// The conversation it is about.
-    pub chat: Option<ChatId>,
+    /// What it is about, whose order is kept: a conversation or a card.
+    pub subject: Option<String>,
     /// The members of `data`, as JSON.
     pub data: Box<RawValue>,
-    /// What it changes.
-    pub change: Option<Change>,
+    /// What it changes in which conversation.
+    pub change: Option<(ChatId, Change)>,
 }
 
 #[derive(Default, Serialize)]
@@ -106,13 +107,14 @@ pub fn meaning(event: &Event, text: &str) -> Meaning {
         serde_json::value::to_raw_value(&data).expect("strings and JSON text always serialise");
     Meaning {
         kind,
-        chat: chat.cloned(),
+        subject: chat.map(|chat| chat.as_str().to_owned()),
         data,
-        change,
+        change: chat.cloned().zip(change),
     }
 }
 
-fn other(kind: &str) -> String {
+/// The type of an event that is not modelled.
+pub(super) fn other(kind: &str) -> String {
     format!("dingtalk.event.{kind}")
 }
 

@@ -12,14 +12,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::Method;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::answer::{Answer, Late};
+use super::asking::Asking;
 use super::{Settings, Upstream};
 use crate::clock::Clock;
 use crate::delivery::breaker::{Breaker, State};
 use crate::delivery::dead::Mortal as _;
-use crate::delivery::event::{Forwarding, Stored, TargetState};
+use crate::delivery::event::{Ask, Forwarding, Stored, TargetState};
 use crate::delivery::id::short_digest;
 use crate::delivery::lanes::{Landed, LaneId, Lanes};
 use crate::delivery::retry::PLATFORM;
@@ -30,7 +32,7 @@ use crate::dingtalk::signature::hmac_sha256;
 use crate::drain::Drain;
 use crate::faults::point;
 use crate::health::Health;
-use crate::http::transport::{Call, Transport};
+use crate::http::transport::{Call, Reply, Transport};
 use crate::journal::queue::{Appended, Queue};
 use crate::journal::{Batch, Journal};
 use crate::metrics;
@@ -55,6 +57,10 @@ pub struct Forwarder {
     pub clock: Clock,
     /// Told about upstreams in trouble.
     pub health: Health,
+    /// Who waits for an answer.
+    pub asking: Arc<Asking>,
+    /// Where answers go that come too late for those who waited.
+    pub late: mpsc::Sender<Late>,
 }
 
 /// A lane: the events of one conversation for one upstream, or one event that has no order to keep.
@@ -158,6 +164,13 @@ impl Work {
                 // have been set back while nobody looked.
                 let left_ms = target.due_ms.saturating_sub(wall_ms).min(PLATFORM.cap_ms);
                 let due_ms = if left_ms == 0 { 0 } else { mono_ms + left_ms };
+                let breaker = self.breakers.get(&target.upstream).map(Breaker::state);
+                let is_down = matches!(breaker, Some(State::Open { .. }));
+                if settings.answers(&target.upstream)
+                    && (is_down || self.lanes.is_held(&lane, mono_ms))
+                {
+                    self.forwarder.asking.not_now(seq);
+                }
                 self.lanes
                     .push(&lane, Priority::Normal, (seq, index), due_ms);
             }
@@ -280,6 +293,9 @@ impl Work {
             .or_insert_with(|| Breaker::new(upstream.concurrency));
         let was = breaker.state();
         if breaker.acquire(now_ms).is_err() {
+            if upstream.answers && matches!(was, State::Open { .. }) {
+                self.forwarder.asking.not_now(seq);
+            }
             self.lanes.park(lane, upstream.name.clone());
             return;
         }
@@ -291,6 +307,8 @@ impl Work {
             queue: self.forwarder.queue.clone(),
             transport: self.forwarder.transport.clone(),
             clock: self.forwarder.clock,
+            asking: self.forwarder.asking.clone(),
+            late: self.forwarder.late.clone(),
         };
         let name = upstream.name.clone();
         self.attempts.spawn(async move {
@@ -511,6 +529,8 @@ struct Delivery {
     queue: Arc<Queue<Forwarding>>,
     transport: Arc<Transport>,
     clock: Clock,
+    asking: Arc<Asking>,
+    late: mpsc::Sender<Late>,
 }
 
 impl Delivery {
@@ -532,7 +552,11 @@ impl Delivery {
             return Outcome::Damaged;
         };
         let started_us = self.clock.mono_us();
-        let outcome = self.post(upstream, &stored).await;
+        let ask = stored.ask.as_ref().filter(|_| upstream.answers);
+        let outcome = self.post(upstream, seq, &stored, ask).await;
+        if ask.is_some() && !matches!(outcome, Outcome::Delivered) {
+            self.asking.not_now(seq);
+        }
         let label = match &outcome {
             Outcome::Delivered => "delivered",
             Outcome::Gone => "gone",
@@ -542,11 +566,47 @@ impl Delivery {
         outcome
     }
 
-    async fn post(&self, upstream: &Upstream, stored: &Stored) -> Outcome {
+    /// Gives the answer to whoever waits for it. If nobody does any more, it goes out by itself; the
+    /// event is not settled before that is certain to happen.
+    async fn pass_on(&self, seq: u64, stored: &Stored, ask: &Ask, answer: Answer) -> Outcome {
+        let Err(answer) = self.asking.answer(seq, answer).await else {
+            point("answer.after");
+            return Outcome::Delivered;
+        };
+        let app = self.settings.load_full();
+        let app = app.apps.get(&stored.app);
+        let Some(answer) = app.and_then(|app| answer.when_late(ask, &app.pending)) else {
+            return Outcome::Delivered;
+        };
+        metrics::answer(ask.label(), "late");
+        let (done, is_done) = oneshot::channel();
+        let late = Late {
+            app: stored.app.clone(),
+            ask: ask.clone(),
+            answer,
+            done,
+        };
+        point("late.before");
+        let sent = self.late.send(late).await.is_ok();
+        if sent && is_done.await.unwrap_or(false) {
+            point("late.after");
+            Outcome::Delivered
+        } else {
+            failed("the answer could not be stored".to_owned(), None, false)
+        }
+    }
+
+    async fn post(
+        &self,
+        upstream: &Upstream,
+        seq: u64,
+        stored: &Stored,
+        ask: Option<&Ask>,
+    ) -> Outcome {
         let timestamp = (self.clock.wall_ms() / 1_000).to_string();
         let body = stored.body.get();
         let signature = signature(upstream, &stored.id, &timestamp, body);
-        let headers = [
+        let mut headers = vec![
             (
                 "content-type",
                 "application/cloudevents+json; charset=utf-8",
@@ -556,6 +616,11 @@ impl Delivery {
             ("webhook-signature", signature.as_str()),
             ("user-agent", concat!("dingd/", env!("CARGO_PKG_VERSION"))),
         ];
+        let left_ms = ask.and_then(|_| self.asking.left_ms(seq, self.clock.mono_ms()));
+        let left_ms = left_ms.map(|left_ms| left_ms.to_string());
+        if let Some(left_ms) = &left_ms {
+            headers.push(("dingd-deadline-ms", left_ms));
+        }
         let call = Call {
             origin: &upstream.origin,
             method: Method::POST,
@@ -568,7 +633,13 @@ impl Delivery {
         let answer = self.transport.call(call).await;
         point("event.after");
         match answer {
-            Ok(reply) if (200..300).contains(&reply.status) => Outcome::Delivered,
+            Ok(reply) if (200..300).contains(&reply.status) => match ask {
+                Some(ask) => {
+                    let answer = read_answer(upstream, ask, &reply);
+                    self.pass_on(seq, stored, ask, answer).await
+                }
+                None => Outcome::Delivered,
+            },
             Ok(reply) if reply.status == 410 => Outcome::Gone,
             Ok(reply) => {
                 // A 4xx is about this event, but for those that ask for patience.
@@ -579,6 +650,20 @@ impl Delivery {
             Err(failure) => failed(failure.detail, None, true),
         }
     }
+}
+
+/// An answer that cannot be used is none: the event was taken, and sending it again would change nothing.
+fn read_answer(upstream: &Upstream, ask: &Ask, reply: &Reply) -> Answer {
+    if !reply.body_complete {
+        tracing::warn!(upstream = %upstream.name, "the answer was cut off or too long");
+        metrics::answer(ask.label(), "unusable");
+        return Answer::Nothing;
+    }
+    Answer::read(ask, reply.status, &reply.body).unwrap_or_else(|fault| {
+        tracing::warn!(upstream = %upstream.name, fault, "the upstream's answer cannot be used; the event counts as taken");
+        metrics::answer(ask.label(), "unusable");
+        Answer::Nothing
+    })
 }
 
 fn failed(detail: String, retry_after_s: Option<u64>, upstream_is_down: bool) -> Outcome {

@@ -62,6 +62,7 @@ impl Outcomes {
             subject: Some(id.clone()),
             accepted_ms: wall_ms,
             body,
+            ask: None,
         };
         let payload = record::encode(&stored);
         let state = Forwarding {

@@ -16,7 +16,7 @@ const HOUSE: &[&[&str]] = &[
     &["metrics"],
     &["dingtalk"],
     &["delivery"],
-    &["clock", "drain", "faults", "health", "secret"],
+    &["clock", "drain", "faults", "health", "seal", "secret"],
 ];
 
 fn rank(room: &str) -> Option<usize> {

@@ -21,6 +21,7 @@ use dingd::delivery::id::{MessageId, digest, event_id};
 use dingd::delivery::random;
 use dingd::dingtalk::event;
 use dingd::inbound::accept::Accepted;
+use dingd::inbound::apply::meaning;
 use dingd::inbound::verify::Verified;
 use dingd::outbound::accept::Once;
 use dingd::outbound::lane::Command;
@@ -445,8 +446,8 @@ impl Simulation {
             .map(u64::to_be_bytes)
             .concat();
         let verified = Verified {
-            event: event::parse(&callback.text).unwrap(),
-            text: callback.text.clone(),
+            meaning: meaning(&event::parse(&callback.text).unwrap(), &callback.text),
+            ask: None,
             same_bytes: digest(&[b"bytes", &bytes]),
             same_event: same_event(n),
         };
