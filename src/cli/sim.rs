@@ -136,6 +136,7 @@ struct Wanted {
     wrong: Option<(u16, String)>,
     invalid_users: Vec<String>,
     throttled_users: Vec<String>,
+    undeliverable: Vec<String>,
     oversize_answer: bool,
     break_json: bool,
 }
@@ -221,6 +222,7 @@ impl Control {
             fail_next: std::collections::VecDeque::new(),
             invalid_users: wanted.invalid_users,
             throttled_users: wanted.throttled_users,
+            undeliverable: wanted.undeliverable,
             oversize_answer: wanted.oversize_answer,
             break_json: wanted.break_json,
         });

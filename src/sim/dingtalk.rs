@@ -6,6 +6,7 @@
 
 mod ask;
 mod callback;
+mod cards;
 mod directory;
 mod events;
 mod gate;
@@ -31,6 +32,9 @@ use hyper::body::Incoming;
 use tokio::net::TcpListener;
 
 pub use self::callback::Callback;
+pub use self::cards::{
+    Card, CardCallback, CardRoute, CardSettings, CardState, Cause, Data, Repeated, Space,
+};
 pub use self::events::Casing;
 pub use self::push::PushResult;
 pub use self::records::{Delivered, Penalty, Request, Via};

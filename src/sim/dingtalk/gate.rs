@@ -4,7 +4,7 @@ use super::ask::{Ask, code_of, errcode, error, reply, typed};
 use super::limits::{Limit, Pass};
 use super::records::Request;
 use super::world::World;
-use super::{directory, messages, robot, tokens};
+use super::{cards, directory, messages, robot, tokens};
 use crate::sim::server::Answer;
 
 /// Far above what any answer of DingTalk needs.
@@ -110,6 +110,16 @@ fn find(ask: &Ask) -> Option<(Door, Handler)> {
         ("POST", "/v1.0/robot/groupMessages/send") => (Door::New, messages::group),
         ("POST", "/v1.0/robot/oToMessages/batchSend") => (Door::New, messages::one_to_one),
         ("POST", "/v1.0/im/sceneGroups/query") => (Door::New, directory::scene_group),
+        ("POST", "/v1.0/card/instances/createAndDeliver") => (Door::New, cards::create_and_deliver),
+        ("POST", "/v1.0/card/instances") => (Door::New, cards::create),
+        ("POST", "/v1.0/card/instances/deliver") => (Door::New, cards::deliver),
+        ("PUT", "/v1.0/card/instances") => (Door::New, cards::update),
+        ("POST", "/v1.0/card/callbacks/register") => (Door::New, cards::register),
+        ("POST", "/v1.0/im/interactiveCards/send") => (Door::New, cards::send_legacy),
+        ("PUT", "/v1.0/im/interactiveCards") => (Door::New, cards::update_legacy),
+        ("POST", "/topapi/im/chat/scencegroup/interactivecard/callback/register") => {
+            (Door::Legacy, cards::register_legacy)
+        }
         ("POST", "/topapi/v2/user/getbymobile") => (Door::Legacy, directory::by_mobile),
         ("POST", "/topapi/v2/user/get") => (Door::Legacy, directory::by_userid),
         ("POST", "/topapi/user/getbyunionid") => (Door::Legacy, directory::by_unionid),
@@ -131,6 +141,8 @@ fn is_send(path: &str) -> bool {
         "/robot/send",
     ];
     sends.contains(&path)
+        || path.starts_with("/v1.0/card/")
+        || path.starts_with("/v1.0/im/interactiveCards")
 }
 
 fn credential(world: &World, ask: &Ask, door: Door) -> Option<Answer> {
@@ -155,10 +167,15 @@ fn credential(world: &World, ask: &Ask, door: Door) -> Option<Answer> {
 }
 
 fn frequency(world: &mut World, ask: &Ask, door: Door) -> Option<Answer> {
-    if door == Door::Webhook || world.limits.pass(Limit::Api, &ask.path, ask.at) == Pass::Free {
+    // Creating and changing a card are two APIs on one path.
+    let api = match ask.method.as_str() {
+        "PUT" => format!("PUT {}", ask.path),
+        _ => ask.path.clone(),
+    };
+    if door == Door::Webhook || world.limits.pass(Limit::Api, &api, ask.at) == Pass::Free {
         return None;
     }
-    world.penalise(ask, "qps", &ask.path);
+    world.penalise(ask, "qps", &api);
     Some(if door.is_legacy() {
         errcode(
             90018,

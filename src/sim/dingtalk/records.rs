@@ -11,6 +11,8 @@ pub enum Via {
     Group,
     /// The enterprise robot to one person.
     Oto,
+    /// A card in one of its spaces.
+    Card,
 }
 
 /// A message that reached a chat or a person.
@@ -22,15 +24,15 @@ pub struct Delivered {
     pub via: Via,
     /// The robot's access token, the openConversationId, or the userid.
     pub target: String,
-    /// The msgtype or msgKey.
+    /// The msgtype or msgKey; for a card its outTrackId.
     pub kind: String,
     /// What a person reads: the title, if any, and the text.
     pub text: String,
-    /// The webhook's body, or the parsed msgParam.
+    /// The webhook's body, the parsed msgParam, or the card's public data at that moment.
     pub body: Value,
     /// The idempotency key of a webhook message.
     pub msg_uuid: Option<String>,
-    /// The processQueryKey that the sender got.
+    /// The processQueryKey or carrierId that the sender got.
     pub handle: Option<String>,
 }
 

@@ -1,5 +1,7 @@
 //! What the box is made of: one app, its robots, groups and people.
 
+use super::cards::CardSettings;
+
 /// Everything that is fixed when the box starts.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -19,6 +21,8 @@ pub struct Settings {
     pub token_life_s: u64,
     /// Whether limits are enforced at all.
     pub limits: bool,
+    /// How cards behave.
+    pub cards: CardSettings,
 }
 
 impl Default for Settings {
@@ -44,6 +48,7 @@ impl Default for Settings {
             time_scale: 1.0,
             token_life_s: 7200,
             limits: true,
+            cards: CardSettings::default(),
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Switches {
     pub invalid_users: Vec<String>,
     /// Userids that the robot reports as flow-controlled and does not reach.
     pub throttled_users: Vec<String>,
+    /// openConversationIds and userids that cards are not delivered to, while the call succeeds.
+    pub undeliverable: Vec<String>,
     /// Do the work, then answer with several megabytes.
     pub oversize_answer: bool,
     /// Do the work, then answer with half of the JSON.

@@ -5,7 +5,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::sim::post::post;
+use crate::sim::post::{self, post};
+
+mod cards;
 
 async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
@@ -36,6 +38,14 @@ async fn call(ding: &DingTalk, path: &str, token: &str, body: &Value) -> (u16, V
         .await
         .unwrap();
     (reply.status, serde_json::from_str(&reply.body).unwrap())
+}
+
+async fn put(ding: &DingTalk, path: &str, token: &str, body: &Value) -> (u16, Value) {
+    let headers = [("x-acs-dingtalk-access-token", token.to_owned())];
+    let url = format!("{}{path}", ding.url());
+    let reply = post::request("PUT", &url, &headers, body.to_string()).await;
+    let reply = reply.unwrap();
+    (reply.status, reply.json())
 }
 
 async fn token(ding: &DingTalk) -> String {

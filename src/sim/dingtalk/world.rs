@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::ask::Ask;
+use super::cards::Cards;
 use super::limits::Limits;
 use super::records::{Delivered, Penalty, Request};
 use super::settings::{Group, Settings};
@@ -23,6 +24,7 @@ pub(super) struct World {
     pub(super) left: Vec<String>,
     /// (access token, msgUuid) → the body that was delivered under it.
     pub(super) uuids: HashMap<(String, String), Value>,
+    pub(super) cards: Cards,
     pub(super) delivered: Vec<Delivered>,
     pub(super) requests: Vec<Request>,
     pub(super) penalties: Vec<Penalty>,
@@ -39,6 +41,7 @@ impl World {
             limits: Limits::new(settings.limits, settings.time_scale),
             left: Vec::new(),
             uuids: HashMap::new(),
+            cards: Cards::default(),
             delivered: Vec::new(),
             requests: Vec::new(),
             penalties: Vec::new(),
