@@ -7,6 +7,7 @@
 mod ask;
 mod callback;
 mod cards;
+mod chat;
 mod directory;
 mod events;
 mod gate;
@@ -16,6 +17,7 @@ mod push;
 mod records;
 mod robot;
 mod settings;
+mod sign;
 mod switches;
 mod templates;
 mod tokens;
@@ -33,12 +35,15 @@ use tokio::net::TcpListener;
 
 pub use self::callback::Callback;
 pub use self::cards::{
-    Card, CardCallback, CardRoute, CardSettings, CardState, Cause, Data, Repeated, Space,
+    Card, CardCallback, CardRoute, CardSettings, CardState, Carriers, Cause, Click, Clicked, Data,
+    Repeated, Space,
 };
+pub use self::chat::{Part, Said, Speech, Words};
 pub use self::events::Casing;
 pub use self::push::PushResult;
-pub use self::records::{Delivered, Penalty, Request, Via};
+pub use self::records::{Delivered, Penalty, Request, Via, Way};
 pub use self::settings::{App, Group, Robot, Settings, User};
+pub use self::sign::Signed;
 pub use self::switches::{Switches, Wrong};
 
 use self::ask::Ask;
@@ -71,9 +76,10 @@ struct Stage {
 impl DingTalk {
     /// Starts to answer on the listener, for both hosts. Needs a tokio runtime.
     pub fn start(settings: Settings, listener: TcpListener) -> Self {
+        let url = server::url(&listener);
         let stage = Arc::new(Stage {
             seal: Seal::of(&settings.app),
-            world: Mutex::new(World::new(settings)),
+            world: Mutex::new(World::new(settings, url)),
             started: clock::now(),
         });
         let server = Server::start(listener, Arc::clone(&stage));
@@ -168,11 +174,6 @@ impl DingTalk {
         events::user_leaves(&mut self.world(), userid, casing)
     }
 
-    /// Somebody mentions the robot in a group; returns the body of the robot's callback.
-    pub fn robot_message(&self, chat: &str, userid: &str, text: &str) -> String {
-        events::robot_message(&mut self.world(), chat, userid, text)
-    }
-
     /// Encrypts and signs an event's text.
     pub fn sealed(&self, plaintext: &str, timestamp_ms: u64) -> Callback {
         self.running.stage.seal.seal(plaintext, timestamp_ms)
@@ -198,12 +199,6 @@ impl DingTalk {
     pub async fn check_url(&self, callback_url: &str) -> PushResult {
         self.push(callback_url, r#"{"EventType":"check_url"}"#)
             .await
-    }
-
-    /// Pushes a robot message, signed with the Client Secret; any 200 acknowledges it.
-    pub async fn push_robot_message(&self, callback_url: &str, body: &str) -> PushResult {
-        let secret = self.world().settings.app.client_secret.clone();
-        push::robot_message(callback_url, body, &secret).await
     }
 
     fn world(&self) -> MutexGuard<'_, World> {

@@ -43,6 +43,25 @@ pub(super) trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Option<Answer>> + Send;
 }
 
+/// Where a client on this machine reaches what will be served here.
+pub(super) fn url(listener: &TcpListener) -> String {
+    reached_at(address(listener))
+}
+
+fn address(listener: &TcpListener) -> SocketAddr {
+    listener
+        .local_addr()
+        .unwrap_or_else(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+}
+
+fn reached_at(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("http://127.0.0.1:{}", address.port())
+    } else {
+        format!("http://{address}")
+    }
+}
+
 /// A running server. Dropping it ends every task that it started.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -54,9 +73,7 @@ pub(super) struct Server {
 impl Server {
     /// Serves until [`Self::stop`] or drop.
     pub(super) fn start<S: Service>(listener: TcpListener, service: Arc<S>) -> Self {
-        let address = listener
-            .local_addr()
-            .unwrap_or_else(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let address = address(&listener);
         let halt = Arc::new(Notify::new());
         let task = tokio::spawn(accept(listener, service, Arc::clone(&halt)));
         Self {
@@ -68,11 +85,7 @@ impl Server {
 
     /// Where a client on this machine reaches the server.
     pub(super) fn url(&self) -> String {
-        if self.address.ip().is_unspecified() {
-            format!("http://127.0.0.1:{}", self.address.port())
-        } else {
-            format!("http://{}", self.address)
-        }
+        reached_at(self.address)
     }
 
     /// Closes the listener and every connection, and returns when that is done.

@@ -25,6 +25,20 @@ pub(super) struct Ask {
 const SECRET: [&str; 4] = ["access_token", "appsecret", "sign", "session"];
 
 impl Ask {
+    /// Stands for something that is judged like a request and is none.
+    pub(super) fn about(what: &str) -> Self {
+        Self {
+            at: clock::now(),
+            at_ms: 0,
+            method: "the".to_owned(),
+            path: what.to_owned(),
+            query: String::new(),
+            content_type: None,
+            token: None,
+            body: Bytes::new(),
+        }
+    }
+
     /// A query parameter, decoded once the way Java servers do it: a bare `+` is a space, which
     /// is how an unescaped signature gets refused.
     pub(super) fn parameter(&self, name: &str) -> Option<String> {

@@ -1,5 +1,7 @@
 //! Interactive cards: what each one shows, to everybody and to one person, and how it came to that.
 
+mod answer;
+mod click;
 mod create;
 mod data;
 mod deliver;
@@ -14,6 +16,8 @@ use super::ask::{Ask, error};
 use super::world::World;
 use crate::sim::server::Answer;
 
+pub(super) use self::click::Returned;
+pub use self::click::{Carriers, Click, Clicked};
 pub(super) use self::create::{create, create_and_deliver};
 pub(super) use self::deliver::deliver;
 pub(super) use self::legacy::update as update_legacy;

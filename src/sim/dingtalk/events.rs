@@ -165,43 +165,6 @@ pub(super) fn user_leaves(world: &mut World, userid: &str, casing: Casing) -> St
     )
 }
 
-/// A message that mentions the robot in a group, as the robot's own callback carries it.
-pub(super) fn robot_message(world: &mut World, chat: &str, userid: &str, text: &str) -> String {
-    let at = world.event_ms();
-    let title = world
-        .group(chat)
-        .map_or_else(String::new, |group| group.title.clone());
-    let app = &world.settings.app;
-    let nick = world
-        .settings
-        .users
-        .iter()
-        .find(|user| user.userid == userid);
-    json!({
-        "conversationId": chat,
-        "conversationType": "2",
-        "conversationTitle": title,
-        "atUsers": [{"dingtalkId": "$:LWCP_v1:$bot", "staffId": "", "unionId": ""}],
-        "chatbotCorpId": app.corp_id,
-        "chatbotUserId": "$:LWCP_v1:$bot",
-        "msgId": format!("msg{}==", clock::hex(&clock::random::<12>())),
-        "senderNick": nick.map_or("", |user| &user.name),
-        "senderStaffId": userid,
-        "senderCorpId": app.corp_id,
-        "senderId": format!("$:LWCP_v1:${userid}"),
-        "isAdmin": false,
-        "isInAtList": true,
-        "createAt": at,
-        "sessionWebhookExpiredTime": at + 5_400_000,
-        "sessionWebhook": "https://oapi.dingtalk.com/robot/sendBySession?session=box",
-        "robotCode": app.robot_code,
-        "msgtype": "text",
-        // What is left of the line when the mention is taken out.
-        "text": {"content": format!(" {text}")},
-    })
-    .to_string()
-}
-
 fn enveloped(mut event: Value, kind: &str, corp_id: &str, at: u64, casing: Casing) -> String {
     insert(&mut event, "EventType", json!(kind));
     insert(&mut event, "CorpId", json!(corp_id));

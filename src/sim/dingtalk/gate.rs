@@ -4,7 +4,7 @@ use super::ask::{Ask, code_of, errcode, error, reply, typed};
 use super::limits::{Limit, Pass};
 use super::records::Request;
 use super::world::World;
-use super::{cards, directory, messages, robot, tokens};
+use super::{cards, chat, directory, messages, robot, tokens};
 use crate::sim::server::Answer;
 
 /// Far above what any answer of DingTalk needs.
@@ -124,6 +124,7 @@ fn find(ask: &Ask) -> Option<(Door, Handler)> {
         ("POST", "/topapi/v2/user/get") => (Door::Legacy, directory::by_userid),
         ("POST", "/topapi/user/getbyunionid") => (Door::Legacy, directory::by_unionid),
         ("POST", "/robot/send") => (Door::Webhook, robot::send),
+        ("POST", "/robot/sendBySession") => (Door::Webhook, chat::send),
         _ => return None,
     })
 }
@@ -139,6 +140,7 @@ fn is_send(path: &str) -> bool {
         "/v1.0/robot/groupMessages/send",
         "/v1.0/robot/oToMessages/batchSend",
         "/robot/send",
+        "/robot/sendBySession",
     ];
     sends.contains(&path)
         || path.starts_with("/v1.0/card/")

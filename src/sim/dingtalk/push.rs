@@ -1,7 +1,9 @@
 //! One push to the daemon's callback door, and what DingTalk would think of the reply.
 
+use std::time::Duration;
+
 use super::callback::{Callback, Seal};
-use super::robot::signature;
+use super::cards::Returned;
 use crate::sim::clock;
 use crate::sim::post::{self, Reply};
 
@@ -29,17 +31,23 @@ pub(super) async fn event(seal: &Seal, url: &str, callback: &Callback) -> PushRe
     timed(&url, &[], &callback.body, |reply| judge(seal, reply)).await
 }
 
-/// Posts a robot message with its signature headers.
-pub(super) async fn robot_message(url: &str, body: &str, client_secret: &str) -> PushResult {
-    let timestamp = clock::wall_ms().to_string();
-    let sign = signature(&timestamp, client_secret);
-    timed(
-        url,
-        &[("timestamp", timestamp), ("sign", sign)],
-        body,
-        is_200,
-    )
-    .await
+/// Longer than any limit that DingTalk documents: a late answer is then still seen.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One call that wants an answer; after `patience` the box hangs up.
+pub(super) async fn call(
+    url: &str,
+    headers: &[(&'static str, String)],
+    body: String,
+    patience: Duration,
+) -> Result<Returned, String> {
+    let reply = tokio::time::timeout(patience, post::post(url, headers, body))
+        .await
+        .map_err(|_| format!("no answer within {} ms", patience.as_millis()))??;
+    Ok(Returned {
+        status: reply.status,
+        body: reply.body,
+    })
 }
 
 async fn timed(

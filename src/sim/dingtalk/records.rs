@@ -13,6 +13,19 @@ pub enum Via {
     Oto,
     /// A card in one of its spaces.
     Card,
+    /// A reply to the address that came with a robot message.
+    Session,
+    /// A reply in the answer to a robot message.
+    Answer,
+}
+
+/// The two ways in which DingTalk tells the app about clicks and robot messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// A request to a URL of the app.
+    Http,
+    /// A frame on one of its Stream connections.
+    Stream,
 }
 
 /// A message that reached a chat or a person.

@@ -1,16 +1,13 @@
 //! The custom group robot: its limit, its security settings, its message types.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Map, Value, json};
-use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
 use super::ask::{Ask, errcode, ok, text};
 use super::limits::{Limit, Pass};
 use super::records::{Delivered, Via};
 use super::settings::Robot;
+use super::sign;
 use super::templates::readable;
 use super::world::World;
 use crate::sim::clock;
@@ -116,21 +113,10 @@ fn signed(robot: &Robot, ask: &Ask) -> Result<(), Answer> {
     if !fresh {
         return Err(insecure("机器人发送签名过期"));
     }
-    let right = signature(&timestamp, secret);
+    let right = sign::robot(&timestamp, secret);
     bool::from(right.as_bytes().ct_eq(sign.as_bytes()))
         .then_some(())
         .ok_or_else(|| insecure("机器人发送签名不匹配"))
-}
-
-/// Base64 of HMAC-SHA256 over `timestamp LF secret`, keyed with the secret; the same scheme, with
-/// the Client Secret, signs robot messages on their way in.
-pub(super) fn signature(timestamp: &str, secret: &str) -> String {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
-    mac.update(timestamp.as_bytes());
-    mac.update(b"\n");
-    mac.update(secret.as_bytes());
-    STANDARD.encode(mac.finalize().into_bytes())
 }
 
 /// The members that each type must have as text, and those that it may have.
@@ -154,7 +140,12 @@ fn members(kind: &str) -> Option<(&'static [&'static str], &'static [&'static st
     })
 }
 
-fn well_formed(world: &mut World, ask: &Ask, body: &Map<String, Value>) -> Result<String, Answer> {
+/// The msgtype of a message that has everything it must have.
+pub(super) fn well_formed(
+    world: &mut World,
+    ask: &Ask,
+    body: &Map<String, Value>,
+) -> Result<String, Answer> {
     let kind = text(body, "msgtype").unwrap_or_default().to_owned();
     let (wanted, allowed) = members(&kind).ok_or_else(|| errcode(400_105, "不支持的消息类型"))?;
     world.judge(ask, "", body, &["msgtype", "msgUuid", "at", &kind]);
@@ -237,7 +228,8 @@ fn list(
     Ok(())
 }
 
-fn readable_content(kind: &str, body: &Map<String, Value>) -> String {
+/// What a person reads.
+pub(super) fn readable_content(kind: &str, body: &Map<String, Value>) -> String {
     let Some(content) = body.get(kind).and_then(Value::as_object) else {
         return String::new();
     };
@@ -253,7 +245,7 @@ fn readable_content(kind: &str, body: &Map<String, Value>) -> String {
 }
 
 /// Mentions that DingTalk would silently not make.
-fn judge_mentions(
+pub(super) fn judge_mentions(
     world: &mut World,
     ask: &Ask,
     kind: &str,
@@ -293,22 +285,5 @@ fn judge_mentions(
     let everybody = at.get("isAtAll") == Some(&Value::Bool(true));
     if matches!(kind, "link" | "feedCard") && (mentions > 0 || everybody) {
         world.complain(ask, &format!("{kind} cannot mention anybody"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_published_signatures_come_out() {
-        assert_eq!(
-            signature("1577262236757", "this is secret"),
-            "hmPWwU+7lVdm3ZZz0r9tSfx0L4Q26jWOZr9+Gs6EZQM="
-        );
-        assert_eq!(
-            signature("1700000000000", "SEC0123456789abcdef"),
-            "TSZbRFUuvaSQaRKUpF970OPCb2/LcQAP3wOvwZIzBZk="
-        );
     }
 }

@@ -21,6 +21,10 @@ pub struct Settings {
     pub token_life_s: u64,
     /// Whether limits are enforced at all.
     pub limits: bool,
+    /// How long a reply address of the robot lives; not scaled, since the client is told when it ends.
+    pub session_life_ms: u64,
+    /// The base of reply addresses: the box itself when absent.
+    pub session_url: Option<String>,
     /// How cards behave.
     pub cards: CardSettings,
 }
@@ -48,6 +52,8 @@ impl Default for Settings {
             time_scale: 1.0,
             token_life_s: 7200,
             limits: true,
+            session_life_ms: 5_400_000,
+            session_url: None,
             cards: CardSettings::default(),
         }
     }

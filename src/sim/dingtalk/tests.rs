@@ -7,7 +7,10 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::sim::post::{self, post};
 
+mod app;
 mod cards;
+mod chat;
+mod clicks;
 
 async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
@@ -119,7 +122,7 @@ async fn a_robot_with_a_secret_wants_its_signature_percent_encoded() {
         .map(|at| {
             (
                 at.clone(),
-                robot::signature(&at, robot.secret.as_deref().unwrap()),
+                sign::robot(&at, robot.secret.as_deref().unwrap()),
             )
         })
         .find(|(_, sign)| sign.contains('+'))

@@ -1,11 +1,13 @@
 //! The state of the box, behind one lock, and what every handler needs of it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::ask::Ask;
 use super::cards::Cards;
+use super::chat::Sessions;
 use super::limits::Limits;
 use super::records::{Delivered, Penalty, Request};
 use super::settings::{Group, Settings};
@@ -16,7 +18,12 @@ use crate::sim::clock;
 /// Everything that changes while the box runs.
 #[derive(Debug)]
 pub(super) struct World {
+    /// The box's own base URL.
+    pub(super) url: String,
     pub(super) settings: Settings,
+    /// Where the console says that robot messages go.
+    pub(super) robot_url: Option<String>,
+    pub(super) sessions: Sessions,
     pub(super) switches: Switches,
     pub(super) tokens: Tokens,
     pub(super) limits: Limits,
@@ -34,8 +41,11 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings, url: String) -> Self {
         Self {
+            url,
+            robot_url: None,
+            sessions: Sessions::new(),
             switches: Switches::default(),
             tokens: Tokens::new(settings.token_life_s),
             limits: Limits::new(settings.limits, settings.time_scale),
@@ -85,6 +95,13 @@ impl World {
             .groups
             .iter_mut()
             .find(|group| group.open_conversation_id == id)
+    }
+
+    /// A time of the pages as long as it lasts in this box.
+    pub(super) fn scaled(&self, ms: u64) -> Duration {
+        let scale = self.settings.time_scale;
+        let sane = scale.is_finite() && scale > 0.0;
+        Duration::from_millis(ms).div_f64(if sane { scale } else { 1.0 })
     }
 
     /// A new processQueryKey; like the real ones it needs escaping in a URL.
