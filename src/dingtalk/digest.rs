@@ -59,7 +59,11 @@ impl Fold {
         match content {
             Content::Text(_) => Self::Text,
             Content::Markdown(_) => Self::Markdown,
-            Content::Link(_) | Content::ActionCard(_) | Content::Raw(_) => Self::Never,
+            Content::Link(_)
+            | Content::ActionCard(_)
+            | Content::Raw(_)
+            | Content::Card(_)
+            | Content::CardUpdate(_) => Self::Never,
         }
     }
 }
@@ -91,7 +95,11 @@ pub fn shortened(content: &Content) -> Content {
             title: start(&markdown.title, TEXT_CHARS_MAX).to_owned(),
             text: start(&markdown.text, TEXT_CHARS_MAX).to_owned(),
         }),
-        Content::Link(_) | Content::ActionCard(_) | Content::Raw(_) => content.clone(),
+        Content::Link(_)
+        | Content::ActionCard(_)
+        | Content::Raw(_)
+        | Content::Card(_)
+        | Content::CardUpdate(_) => content.clone(),
     }
 }
 
@@ -261,7 +269,7 @@ fn headline(item: &Item<'_>) -> String {
         Content::Text(text) => lines(&text.content).next(),
         Content::Link(link) => Some(link.title.as_str()),
         Content::ActionCard(card) => Some(card.title.as_str()),
-        Content::Raw(_) => None,
+        Content::Raw(_) | Content::Card(_) | Content::CardUpdate(_) => None,
     };
     cut(&plain(line.unwrap_or("…")), HEADLINE_CHARS_MAX)
 }
@@ -274,7 +282,7 @@ fn second_line(item: &Item<'_>) -> Option<String> {
         Content::Text(text) => &text.content,
         Content::Link(link) => &link.text,
         Content::ActionCard(card) => &card.text,
-        Content::Raw(_) => return None,
+        Content::Raw(_) | Content::Card(_) | Content::CardUpdate(_) => return None,
     };
     let line = lines(text)
         .map(|line| cut(&plain(line), LINE_CHARS_MAX))

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::instance::{Change, Order};
 use super::split;
 
 /// DingTalk's limit for `msgParam` (outbound.md §2.1).
@@ -31,6 +32,10 @@ pub enum Content {
     ActionCard(ActionCard),
     /// DingTalk's own members, passed through: `msg_key` and `msg_param`, or `msgtype` and more.
     Raw(Map<String, Value>),
+    /// A card; has calls and doors of its own.
+    Card(Box<Order>),
+    /// A change of a card.
+    CardUpdate(Change),
 }
 
 /// Plain text.
@@ -125,6 +130,15 @@ fn unfit(slug: &'static str, member: &str, problem: impl Into<String>) -> Unfit 
     }
 }
 
+/// A card does not pass for a message.
+pub fn a_card() -> Unfit {
+    unfit(
+        "invalid_content",
+        "content",
+        "a card is no message; send it with POST /v1/cards",
+    )
+}
+
 /// What the enterprise robot is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
@@ -168,7 +182,11 @@ impl Content {
         match &mut other {
             Self::Text(content) => text.clone_into(&mut content.content),
             Self::Markdown(content) => text.clone_into(&mut content.text),
-            Self::Link(_) | Self::ActionCard(_) | Self::Raw(_) => {}
+            Self::Link(_)
+            | Self::ActionCard(_)
+            | Self::Raw(_)
+            | Self::Card(_)
+            | Self::CardUpdate(_) => {}
         }
         other
     }
@@ -186,7 +204,11 @@ impl Content {
         let (kind, text) = match self {
             Self::Text(text) => (split::Kind::Text, &text.content),
             Self::Markdown(markdown) => (split::Kind::Markdown, &markdown.text),
-            Self::Link(_) | Self::ActionCard(_) | Self::Raw(_) => return Err(too_large),
+            Self::Link(_)
+            | Self::ActionCard(_)
+            | Self::Raw(_)
+            | Self::Card(_)
+            | Self::CardUpdate(_) => return Err(too_large),
         };
         // All but the text, which is one byte here.
         let around = bytes(&self.with_text("x"))? - 1;
@@ -208,6 +230,8 @@ impl Content {
             Self::Link(_) => "link",
             Self::ActionCard(_) => "action_card",
             Self::Raw(_) => "raw",
+            Self::Card(_) => "card",
+            Self::CardUpdate(_) => "card_update",
         }
     }
 
@@ -227,6 +251,7 @@ impl Content {
             ),
             Self::ActionCard(card) => card_template(card)?,
             Self::Raw(raw) => return raw_template(raw),
+            Self::Card(_) | Self::CardUpdate(_) => return Err(a_card()),
         };
         fitting(msg_key, param.to_string())
     }
@@ -251,6 +276,7 @@ impl Content {
             }
             Self::ActionCard(card) => ("actionCard", webhook_card(card)?, Some("text")),
             Self::Raw(raw) => return raw_webhook(raw, at),
+            Self::Card(_) | Self::CardUpdate(_) => return Err(a_card()),
         };
         let mut body = Map::new();
         body.insert("msgtype".to_owned(), json!(kind));
@@ -294,7 +320,7 @@ impl Content {
                 ("content.action_card.title", &card.title),
                 ("content.action_card.text", &card.text),
             ],
-            Self::Raw(_) => &[],
+            Self::Raw(_) | Self::Card(_) | Self::CardUpdate(_) => &[],
         };
         match needed.iter().find(|(_, text)| text.trim().is_empty()) {
             Some((member, _)) => Err(unfit("invalid_content", member, "must not be empty")),
