@@ -42,8 +42,16 @@ pub enum Api {
     UserLookup,
     /// `createAndDeliver` of a card (outbound.md §4.2).
     CardCreate,
+    /// A card that exists, in more chats (outbound.md §4.2).
+    CardDeliver,
     /// An update of a card (outbound.md §4.3).
     CardUpdate,
+    /// A card by the API that new apps may not use (outbound.md §4.6).
+    LegacyCardCreate,
+    /// An update of such a card.
+    LegacyCardUpdate,
+    /// The URL to which clicks go (inbound.md §4.1).
+    CardRegister,
 }
 
 impl Api {
@@ -57,7 +65,11 @@ impl Api {
             Self::SceneGroup => "im.sceneGroups.query",
             Self::UserLookup => "topapi.user.get",
             Self::CardCreate => "card.instances.createAndDeliver",
+            Self::CardDeliver => "card.instances.deliver",
             Self::CardUpdate => "card.instances.update",
+            Self::LegacyCardCreate => "im.interactiveCards.send",
+            Self::LegacyCardUpdate => "im.interactiveCards.update",
+            Self::CardRegister => "card.callbacks.register",
         }
     }
 
@@ -65,8 +77,18 @@ impl Api {
     /// card is not one: it carries the full state and may be repeated (outbound.md §8).
     pub fn is_send(self) -> bool {
         match self {
-            Self::GroupSend | Self::OtoSend | Self::WebhookSend | Self::CardCreate => true,
-            Self::Token | Self::SceneGroup | Self::UserLookup | Self::CardUpdate => false,
+            Self::GroupSend
+            | Self::OtoSend
+            | Self::WebhookSend
+            | Self::CardCreate
+            | Self::CardDeliver
+            | Self::LegacyCardCreate => true,
+            Self::Token
+            | Self::SceneGroup
+            | Self::UserLookup
+            | Self::CardUpdate
+            | Self::LegacyCardUpdate
+            | Self::CardRegister => false,
         }
     }
 }
@@ -176,6 +198,24 @@ pub fn vendor_error(answer: &Answer<'_>) -> Option<VendorError> {
         message,
         request_id,
     })
+}
+
+/// Whether a card exists after this answer to the call that makes it, whatever became of its delivery.
+pub fn card_was_made(answer: &Answer<'_>) -> bool {
+    let Body::Object(object) = Body::read(answer.body, answer.body_complete) else {
+        return false;
+    };
+    let took = (200..=299).contains(&answer.status) && object.refusal().is_none();
+    took && object.flag("success") == Some(true) && object.deliveries().is_some()
+}
+
+/// Whether the answer to a registration quotes another secret than `secret`: then the old one holds.
+pub fn quotes_another_secret(answer: &Answer<'_>, secret: &str) -> bool {
+    let Body::Object(object) = Body::read(answer.body, answer.body_complete) else {
+        return false;
+    };
+    let quoted = object.in_result("apiSecret");
+    quoted.is_some_and(|quoted| quoted != secret)
 }
 
 /// Whether a webhook refused the security check (310000). The code covers keyword, IP, timestamp

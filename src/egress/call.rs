@@ -46,12 +46,16 @@ impl Egress {
         if let Some(token) = &request.token {
             headers.push(("x-acs-dingtalk-access-token", token.expose()));
         }
+        let method = match request.api {
+            Api::CardUpdate | Api::LegacyCardUpdate => Method::PUT,
+            _ => Method::POST,
+        };
         let started_us = self.clock.mono_us();
         let result = self
             .transport
             .call(Call {
                 origin,
-                method: Method::POST,
+                method,
                 path: &request.path,
                 headers: &headers,
                 body: request.body.clone(),

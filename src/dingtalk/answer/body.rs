@@ -173,16 +173,26 @@ impl Object {
         )
     }
 
-    /// `result.deliverResults`; `None` if it is missing or not a list of objects.
+    /// A non-empty string of `result`.
+    pub(super) fn in_result(&self, name: &str) -> Option<&str> {
+        text(field(&self.0, "result")?.as_object()?, name)
+    }
+
+    /// `result.deliverResults` of a call that makes a card, `result` of one that delivers it; `None` if it is
+    /// missing or not a list of objects.
     pub(super) fn deliveries(&self) -> Option<Vec<Delivered>> {
-        let result = field(&self.0, "result")?.as_object()?;
-        let list = field(result, "deliverResults")?.as_array()?;
-        list.iter()
+        let result = field(&self.0, "result")?;
+        let list = match result.as_object() {
+            Some(result) => field(result, "deliverResults")?,
+            None => result,
+        };
+        list.as_array()?
+            .iter()
             .map(|one| {
                 let one = one.as_object()?;
                 Some(Delivered {
                     success: flag(one, "success")?,
-                    space_id: text(one, "spaceId").unwrap_or_default().to_owned(),
+                    space_id: space_id(text(one, "spaceId").unwrap_or_default()),
                     carrier_id: text(one, "carrierId").map(str::to_owned),
                     error: clean(text(one, "errorMsg").unwrap_or_default(), MESSAGE_BYTES_MAX),
                 })
@@ -222,6 +232,14 @@ impl Object {
         scopes.dedup();
         scopes
     }
+}
+
+/// The id of a space, also where its type stands before it as in requests.
+fn space_id(text: &str) -> String {
+    let bare = ["IM_ROBOT.", "IM_GROUP."]
+        .iter()
+        .find_map(|kind| text.strip_prefix(kind));
+    bare.unwrap_or(text).to_owned()
 }
 
 /// The field of that name, preferring the exact spelling; `null` is as good as absent.

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::body::{Body, Object, Refusal, clean};
+use super::body::{Body, Delivered, Object, Refusal, clean};
 use super::table::{self, Class, Row};
 use super::why::{self, Why};
 use super::{Answer, Api, BAN_MS_MIN, DETAIL_BYTES_MAX, reason};
@@ -154,14 +154,20 @@ impl Case<'_> {
 
     /// 2xx, JSON, no code: each call has its own proof that it was done.
     fn claimed_success(&self, object: &Object) -> Verdict {
-        if object.says_failed() && self.api != Api::CardCreate {
+        let card = matches!(
+            self.api,
+            Api::CardCreate | Api::CardDeliver | Api::LegacyCardCreate
+        );
+        if object.says_failed() && !card {
             return self.uncertain(why::ANSWER_UNREADABLE);
         }
         let done = match self.api {
             Api::WebhookSend | Api::UserLookup => object.says_ok(),
             Api::GroupSend => return self.group_send(object),
             Api::OtoSend => return self.oto_send(object),
-            Api::CardCreate => return self.card_create(object),
+            Api::CardCreate | Api::CardDeliver => return self.card_create(object),
+            Api::LegacyCardCreate => return self.legacy_card_create(object),
+            Api::CardRegister => return self.card_register(object),
             Api::Token => ["accessToken", "access_token"]
                 .iter()
                 .any(|n| object.text(n).is_some()),
@@ -170,7 +176,7 @@ impl Case<'_> {
                     .iter()
                     .any(|name| object.text(name).is_some())
             }),
-            Api::CardUpdate => {
+            Api::CardUpdate | Api::LegacyCardUpdate => {
                 object.flag("success") == Some(true) && object.flag("result") != Some(false)
             }
         };
@@ -233,11 +239,16 @@ impl Case<'_> {
             return Verdict::Sent { handle };
         };
         if any_done {
-            let invalid = failed.into_iter().map(|one| one.space_id).collect();
+            let passes = |one: &Delivered| {
+                let row = table::find(&one.error).map(|(_, row)| row.class);
+                matches!(row, Some(Class::Retry | Class::Pause(..)))
+            };
+            let ids = |some: Vec<Delivered>| some.into_iter().map(|one| one.space_id).collect();
+            let (throttled, invalid): (Vec<_>, Vec<_>) = failed.into_iter().partition(passes);
             return Verdict::SentInPart {
                 handle,
-                invalid,
-                throttled: Vec::new(),
+                invalid: ids(invalid),
+                throttled: ids(throttled),
             };
         }
         let refusal = Refusal {
@@ -254,6 +265,28 @@ impl Case<'_> {
             || Verdict::Dead(case.reason(why::CARD_NOT_DELIVERED)),
             |row| case.row(row),
         )
+    }
+
+    /// One space, so one key (outbound.md §4.6).
+    fn legacy_card_create(&self, object: &Object) -> Verdict {
+        match (object.flag("success"), object.in_result("processQueryKey")) {
+            (Some(true), Some(handle)) => Verdict::Sent {
+                handle: Some(handle.to_owned()),
+            },
+            (Some(false), _) => Verdict::Retry(self.reason(why::CARD_NOT_DELIVERED)),
+            (Some(true), None) => self.uncertain(why::CARD_DELIVERY_UNCERTAIN),
+            (None, _) => self.uncertain(why::ANSWER_UNREADABLE),
+        }
+    }
+
+    /// The answer names the URL that is registered now; it may be an older one (inbound.md §4.1).
+    fn card_register(&self, object: &Object) -> Verdict {
+        match (object.flag("success"), object.in_result("callbackUrl")) {
+            (Some(true), Some(url)) => Verdict::Sent {
+                handle: Some(clean(url, DETAIL_BYTES_MAX)),
+            },
+            _ => self.uncertain(why::ANSWER_UNREADABLE),
+        }
     }
 
     /// On the token call itself a refused token means refused credentials; a webhook has no token

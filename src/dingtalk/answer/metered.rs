@@ -19,12 +19,16 @@ const FREE: [why::Why; 5] = [
 
 impl Api {
     /// Those of apps that count.
-    pub const METERED_OF_APPS: [Self; 5] = [
+    pub const METERED_OF_APPS: [Self; 9] = [
         Self::GroupSend,
         Self::OtoSend,
         Self::SceneGroup,
         Self::CardCreate,
+        Self::CardDeliver,
         Self::CardUpdate,
+        Self::LegacyCardCreate,
+        Self::LegacyCardUpdate,
+        Self::CardRegister,
     ];
 
     /// Whether its calls count towards the month.
@@ -36,7 +40,11 @@ impl Api {
             | Self::WebhookSend
             | Self::SceneGroup
             | Self::CardCreate
-            | Self::CardUpdate => true,
+            | Self::CardDeliver
+            | Self::CardUpdate
+            | Self::LegacyCardCreate
+            | Self::LegacyCardUpdate
+            | Self::CardRegister => true,
         }
     }
 }

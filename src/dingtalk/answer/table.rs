@@ -85,9 +85,8 @@ pub(super) const ROWS: &[Row] = rows! {
 
     // Busy, or nobody knows.
     "-1" "system.error" "systemError" "system.busy" "systemBusy" "server.error"
-    "660026" => Retry, DINGTALK_BUSY;
+    "660026" "system.updateCallbackFailed" => Retry, DINGTALK_BUSY;
     "unknown.send.result" "unknownError" => Unknown, OUTCOME_UNKNOWN;
-    "param.cardAlreadyExist" => Unknown, CARD_DELIVERY_UNCERTAIN;
     "sendCardMessageFailed" => Retry, CARD_NOT_DELIVERED;
 
     // The robot.
@@ -131,6 +130,9 @@ pub(super) const ROWS: &[Row] = rows! {
     "param.templateNotExist" "param.templateUnpublished" "param.cardTemplateIdEmpty"
         => Dead, CARD_TEMPLATE_REFUSED;
     "param.cardNotExist" => Dead, CARD_UNKNOWN;
+    // What it means depends on what came before: see `outbound::cards`.
+    "param.cardAlreadyExist" => Dead, CARD_EXISTS;
+    "param.callbackRouteKeyExist" => Dead, CARD_ROUTE_EXISTS;
     "only.groupAdmin.canAtAll" => Dead, AT_ALL_FORBIDDEN;
     "400105" "401102" "invalidParameter.msg.unsupport" "invalidParameter.msgKey.*"
         => Dead, MESSAGE_TYPE_UNSUPPORTED;

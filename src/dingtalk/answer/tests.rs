@@ -6,9 +6,12 @@ mod noise;
 use std::collections::HashSet;
 
 use super::*;
-use Api::{CardCreate, CardUpdate, GroupSend, OtoSend, SceneGroup, Token, UserLookup, WebhookSend};
+use Api::{
+    CardCreate, CardDeliver, CardRegister, CardUpdate, GroupSend, LegacyCardCreate,
+    LegacyCardUpdate, OtoSend, SceneGroup, Token, UserLookup, WebhookSend,
+};
 
-const ALL: [Api; 8] = [
+const ALL: [Api; 12] = [
     Token,
     GroupSend,
     OtoSend,
@@ -16,7 +19,11 @@ const ALL: [Api; 8] = [
     SceneGroup,
     UserLookup,
     CardCreate,
+    CardDeliver,
     CardUpdate,
+    LegacyCardCreate,
+    LegacyCardUpdate,
+    CardRegister,
 ];
 
 fn answer(status: u16, body: &str) -> Answer<'_> {
@@ -144,8 +151,9 @@ fn a_card_is_sent_only_if_every_space_took_it() {
         {"success":true,"result":false} => retry answer_unreadable
         {"success":false} => retry answer_unreadable
         {"success":false,"code":"param.cardNotExist"} => dead card_unknown
-        {"code":"param.cardAlreadyExist"} => retry card_delivery_uncertain"#;
+        {"code":"param.cardAlreadyExist"} => dead card_exists"#;
     check(CardUpdate, update);
+    check(LegacyCardUpdate, update);
     let spaces = |spaces: &str| {
         let body = format!(r#"{{"success":true,"result":{{"deliverResults":[{spaces}]}}}}"#);
         seen(CardCreate, 200, &body)
@@ -159,6 +167,60 @@ fn a_card_is_sent_only_if_every_space_took_it() {
         spaces(&refused.replace("oops", "system.busy")),
         "retry dingtalk_busy"
     );
+}
+
+#[test]
+fn a_space_that_is_only_busy_gets_the_card_later() {
+    let body = r#"{"success":true,"result":[
+        {"success":true,"spaceId":"IM_ROBOT.a","carrierId":"c"},
+        {"success":false,"spaceId":"IM_ROBOT.b","errorMsg":"system.busy"},
+        {"success":false,"spaceId":"d","errorMsg":"param.userIdNotExist"}]}"#;
+    assert_eq!(seen(CardDeliver, 200, body), "part c d|b");
+}
+
+#[test]
+fn a_card_was_made_if_the_answer_tells_of_its_delivery() {
+    let made = |status, body| card_was_made(&answer(status, body));
+    let refused = r#"{"success":true,"result":{"deliverResults":[{"success":false}]}}"#;
+    assert!(made(200, refused), "but nobody has it");
+    assert!(!made(500, refused));
+    for body in [
+        "",
+        "{}",
+        r#"{"success":true}"#,
+        r#"{"success":false,"result":{"deliverResults":[]}}"#,
+        r#"{"success":true,"code":"x","result":{"deliverResults":[]}}"#,
+    ] {
+        assert!(!made(200, body), "{body}");
+    }
+}
+
+#[test]
+fn a_card_of_the_legacy_api_is_sent_if_there_is_a_key() {
+    let rows = r#"
+        {"success":true,"result":{"processQueryKey":"k"}} => sent k
+        {"success":"true","result":{"processQueryKey":"k"}} => sent k
+        {"success":true} => unknown card_delivery_uncertain
+        {"success":false} => retry card_not_delivered
+        {"code":"sendCardMessageFailed"} => retry card_not_delivered
+        {"code":"cidParse.wrong"} => dead chat_unknown
+        {"code":"chatbot.notFound"} => dead robot_gone
+        {} => unknown answer_unreadable"#;
+    check(LegacyCardCreate, rows);
+}
+
+#[test]
+fn a_registration_names_the_url_that_holds_and_never_shows_the_secret() {
+    let rows = r#"
+        {"success":true,"result":{"callbackUrl":"https://a/b","apiSecret":"s"}} => sent https://a/b
+        {"success":true,"result":{}} => retry answer_unreadable
+        {"success":false} => retry answer_unreadable
+        {"code":"param.callbackRouteKeyExist"} => dead card_route_exists"#;
+    check(CardRegister, rows);
+    let body = r#"{"success":true,"result":{"callbackUrl":"u","apiSecret":"theirs"}}"#;
+    assert!(quotes_another_secret(&answer(200, body), "ours"));
+    assert!(!quotes_another_secret(&answer(200, body), "theirs"));
+    assert!(!quotes_another_secret(&answer(200, "{}"), "ours"));
 }
 
 #[test]

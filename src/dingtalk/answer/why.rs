@@ -363,6 +363,18 @@ reasons! {
         "没有此 out_track_id 的卡片。请先创建卡片，并确认使用同一个应用。"
         "There is no card with this out_track_id. Create it first, and with the same app.";
 
+    CARD_EXISTS ended "card_exists"
+        "此 out_track_id 已经用过。请换一个新的 out_track_id；要改变已有的卡片，请用 PATCH \
+         /v1/cards。"
+        "This out_track_id was used before. Choose another one; to change the card that has it, \
+         use PATCH /v1/cards.";
+
+    CARD_ROUTE_EXISTS ended "card_route_exists"
+        "此 route_key 已注册。用 dingd cards register --force 覆盖（影响使用它的所有卡片），或在 \
+         [apps.cards] 换一个 route_key。"
+        "This route_key is registered already. Overwrite it with `dingd cards register --force`, \
+         which affects every card that uses it, or choose another route_key in [apps.cards].";
+
     CARD_NOT_DELIVERED retried "card_not_delivered"
         "卡片未投放成功；可能恢复时 dingd 自动重试，否则消息终止。请确认机器人在群内，且模板已在 \
          开发者后台 → 卡片平台 发布；修复后用新的 out_track_id 重发。"

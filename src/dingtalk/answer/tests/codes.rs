@@ -85,7 +85,12 @@ dead request_malformed: 400 param.openDeliverModelEmpty param.openDeliverModelEr
 dead request_malformed: 400 param.cardDataAndPrivateDataBothEmpty outTrackId.exceed.limit
 dead request_malformed: 400 paramBlank paramIllegal unsupported.grant.type
 dead at_all_forbidden: 400 only.groupAdmin.canAtAll
-unknown card_delivery_uncertain: 400 param.cardAlreadyExist
+dead card_exists: 400 param.cardAlreadyExist
+dead card_route_exists: 400 param.callbackRouteKeyExist
+dead card_route_exists: 500 param.callbackRouteKeyExist
+dead request_malformed: 400 param.callbackRouteKeyEmpty param.callbackUrlEmpty param.empty
+dead request_malformed: 400 outTrackId.exceed.limit param.outTrackIdEmpty
+retry dingtalk_busy: 500 system.updateCallbackFailed
 dead card_unknown: 400 param.cardNotExist
 dead card_template_refused: 400 param.templateNotExist param.templateUnpublished
 dead card_template_refused: 400 param.cardTemplateIdEmpty
