@@ -1,10 +1,9 @@
 //! ── pure ── DingTalk's wire: what its bytes mean and which bytes it expects.
 //!
 //! [`signature`] and [`envelope`] open callbacks and seal replies · [`event`] what a callback says,
-//! [`signature`] and [`envelope`] open callbacks and seal replies · [`event`] what a callback says,
-//! [`robot`] what is said to the robot and [`reply`] where an answer goes, [`card`] a click and
-//! [`instance`] what a card shows, [`members`] names in any casing ·
-//! what an answer means.
+//! [`robot`] what is said to the robot and [`reply`] where an answer goes, [`card`] a click,
+//! [`members`] names in any casing · [`message`] what we send, [`instance`] what a card shows,
+//! [`split`] what is too long for one, [`digest`] many in one · [`answer`] what an answer means.
 //!
 //! Names no runtime, no network, no engine and no clock: bytes and `now` come in, values go out.
 
