@@ -3,6 +3,7 @@
 //! DingTalk's own pages and captures disagree about the casing of members, so names are matched
 //! without regard to ASCII case, after duplicates were refused (inbound.md §2.1–§2.2).
 
+use super::frame::EventHead;
 use super::members::{Members, string};
 
 /// One event.
@@ -103,17 +104,32 @@ pub fn parse(text: &str) -> Result<Event, &'static str> {
     if kinds.any(|other| other.as_ref() != Some(&kind)) {
         return Err("two event types that differ");
     }
+    event(kind, None, members.millis("EventTime"), &members)
+}
+
+/// Reads an event whose type, id and time stand outside of it, as in a Stream frame. They decide: a member
+/// of the same name inside is the event's own business (inbound.md §2.5).
+pub fn parse_typed(head: EventHead, text: &str) -> Result<Event, &'static str> {
+    event(head.kind, head.id, head.born_ms, &Members::read(text)?)
+}
+
+fn event(
+    kind: String,
+    id: Option<String>,
+    sent_ms: Option<u64>,
+    members: &Members<'_>,
+) -> Result<Event, &'static str> {
     if kind.is_empty() || kind.len() > 128 || !kind.bytes().all(|b| b.is_ascii_graphic()) {
         return Err("an event type that is not printable");
     }
-    let id = members
-        .text("eventId")
+    let id = id
+        .or_else(|| members.text("eventId"))
         .filter(|id| !id.is_empty() && id.len() <= 256);
-    let detail = detail(&kind, &members).unwrap_or(Detail::Other);
+    let detail = detail(&kind, sent_ms, members).unwrap_or(Detail::Other);
     Ok(Event { kind, id, detail })
 }
 
-fn detail(kind: &str, members: &Members<'_>) -> Option<Detail> {
+fn detail(kind: &str, sent_ms: Option<u64>, members: &Members<'_>) -> Option<Detail> {
     let chat = || ChatId::new(&members.text("openConversationId")?);
     let operator = members.text("operator").filter(|o| !o.is_empty());
     let cool_app = || {
@@ -122,16 +138,10 @@ fn detail(kind: &str, members: &Members<'_>) -> Option<Detail> {
             cool_app_code: members.text("coolAppCode").filter(|c| !c.is_empty()),
             robot_code: members.text("robotCode").filter(|c| !c.is_empty()),
             operator: operator.clone(),
-            at_ms: members
-                .millis("operateTime")
-                .or_else(|| members.millis("EventTime"))?,
+            at_ms: members.millis("operateTime").or(sent_ms)?,
         })
     };
-    let at_ms = || {
-        members
-            .millis("timeStamp")
-            .or_else(|| members.millis("EventTime"))
-    };
+    let at_ms = || members.millis("timeStamp").or(sent_ms);
     match kind {
         "check_url" => Some(Detail::CheckUrl),
         "chat_update_title" => Some(Detail::ChatRenamed {
@@ -172,6 +182,32 @@ mod tests {
             panic!()
         };
         assert_eq!((title.as_str(), at_ms), ("值班告警群", 1_760_000_000_100));
+    }
+
+    #[test]
+    fn what_stands_outside_of_an_event_decides_and_is_missed_by_nobody() {
+        let head = |kind: &str| EventHead {
+            id: Some("outer".into()),
+            kind: kind.into(),
+            corp: None,
+            born_ms: Some(7),
+        };
+        let text = r#"{"eventId":"inner","eventType":"other","title":"t","openConversationId":"cidAb+cd/Ef=="}"#;
+        let event = parse_typed(head("chat_update_title"), text).unwrap();
+        assert_eq!(event.id.as_deref(), Some("outer"));
+        let Detail::ChatRenamed { at_ms, .. } = event.detail else {
+            panic!("{event:?}")
+        };
+        assert_eq!(at_ms, 7, "no other time was named");
+        let nameless = EventHead {
+            id: None,
+            ..head("chat_update_title")
+        };
+        let event = parse_typed(nameless, text).unwrap();
+        assert_eq!(event.id.as_deref(), Some("inner"));
+        for (kind, text) in [("", "{}"), ("a b", "{}"), ("a", "[]"), ("a", "")] {
+            assert!(parse_typed(head(kind), text).is_err(), "{kind} {text}");
+        }
     }
 
     #[test]
