@@ -52,6 +52,8 @@ pub enum Api {
     LegacyCardUpdate,
     /// The URL to which clicks go (inbound.md §4.1).
     CardRegister,
+    /// The opening of a Stream connection (inbound.md §5.1).
+    StreamOpen,
 }
 
 impl Api {
@@ -70,6 +72,7 @@ impl Api {
             Self::LegacyCardCreate => "im.interactiveCards.send",
             Self::LegacyCardUpdate => "im.interactiveCards.update",
             Self::CardRegister => "card.callbacks.register",
+            Self::StreamOpen => "gateway.connections.open",
         }
     }
 
@@ -88,7 +91,8 @@ impl Api {
             | Self::UserLookup
             | Self::CardUpdate
             | Self::LegacyCardUpdate
-            | Self::CardRegister => false,
+            | Self::CardRegister
+            | Self::StreamOpen => false,
         }
     }
 }

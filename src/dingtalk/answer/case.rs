@@ -70,6 +70,8 @@ impl Case<'_> {
     /// large) or come from a gateway; to read them as a ban would silence every tenant.
     fn html(&self) -> Verdict {
         match self.answer.status {
+            // The Stream gateway has been seen to tell its refusals in XML (inbound.md §5.1).
+            _ if self.api == Api::StreamOpen && self.is_xml() => self.by_status(),
             300..=399 | 404 | 408 | 413 | 500..=599 => self.by_status(),
             _ => self.banned(0),
         }
@@ -142,9 +144,11 @@ impl Case<'_> {
         }
     }
 
-    /// A webhook belongs to no app: what would cover the app covers the robot.
+    /// A webhook belongs to no app: what would cover the app covers the robot. What the Stream gateway
+    /// refuses says nothing about messages: they go out by other calls, and must not wait for it.
     fn scope(&self, scope: Scope) -> Scope {
         match scope {
+            Scope::App | Scope::Api if self.api == Api::StreamOpen => Scope::AppApi,
             Scope::App | Scope::AppApi | Scope::Chat if self.api == Api::WebhookSend => {
                 Scope::Robot
             }
@@ -171,6 +175,9 @@ impl Case<'_> {
             Api::Token => ["accessToken", "access_token"]
                 .iter()
                 .any(|n| object.text(n).is_some()),
+            Api::StreamOpen => ["endpoint", "ticket"]
+                .iter()
+                .all(|n| object.text(n).is_some()),
             Api::SceneGroup => object.flag("success").unwrap_or_else(|| {
                 ["title", "openConversationId"]
                     .iter()
@@ -289,12 +296,12 @@ impl Case<'_> {
         }
     }
 
-    /// On the token call itself a refused token means refused credentials; a webhook has no token
-    /// that could be refreshed, its URL is wrong.
+    /// Where the credentials themselves are sent, a refused token means refused credentials; a webhook
+    /// has no token that could be refreshed, its URL is wrong.
     fn token_refused(&self) -> Verdict {
         match self.api {
-            Api::Token => Verdict::Blocked {
-                scope: Scope::App,
+            Api::Token | Api::StreamOpen => Verdict::Blocked {
+                scope: self.scope(Scope::App),
                 reason: self.reason(why::CREDENTIALS_REFUSED),
             },
             Api::WebhookSend => Verdict::Dead(self.reason(why::ROBOT_GONE)),
@@ -340,6 +347,10 @@ impl Case<'_> {
             Wait::NextMinute if floor_ms > 0 => Wait::Fixed(floor_ms.max(60_000)),
             Wait::NextMinute => Wait::NextMinute,
         }
+    }
+
+    fn is_xml(&self) -> bool {
+        self.answer.body.trim_ascii_start().starts_with(b"<?xml")
     }
 
     fn is_2xx(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Which calls DingTalk counts towards the month (outbound.md §7.2).
 //!
-//! Pure. Access tokens and the address book are exempt. A call that was throttled or that never left is
+//! Pure. Access tokens and the address book are exempt. No page names the opening of a Stream connection
+//! among what is counted; were it held back at the end of a month, nothing would come in any more. A call that was throttled or that never left is
 //! not counted; every other one is, whatever came of it. Nor is one counted that was refused because the
 //! month is used up: DingTalk has just said what its count is, and a slow probe would pass it.
 
@@ -34,7 +35,7 @@ impl Api {
     /// Whether its calls count towards the month.
     pub fn is_metered(self) -> bool {
         match self {
-            Self::Token | Self::UserLookup => false,
+            Self::Token | Self::UserLookup | Self::StreamOpen => false,
             Self::GroupSend
             | Self::OtoSend
             | Self::WebhookSend
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn tokens_and_the_address_book_are_exempt() {
-        let exempt = [Api::Token, Api::UserLookup];
+        let exempt = [Api::Token, Api::UserLookup, Api::StreamOpen];
         assert!(exempt.iter().all(|api| !api.is_metered()));
         assert!(Api::METERED_OF_APPS.iter().all(|api| api.is_metered()));
         assert!(Api::WebhookSend.is_metered());

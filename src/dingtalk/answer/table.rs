@@ -51,7 +51,7 @@ pub(super) const ROWS: &[Row] = rows! {
     "InvalidAuthentication" "accesstoken.expired" => Token, TOKEN_REFUSED;
     "40014" "42001" "40001" "41001" => Token, TOKEN_REFUSED;
     "invalidParameter.token.invalid" "token.notExisted" => Token, TOKEN_REFUSED;
-    "invalidClientIdOrSecret" "invalid.client" "unauthorized.client" "40089"
+    "invalidClientIdOrSecret" "invalid.client" "unauthorized.client" "authFailed" "40089"
         => Block(App), CREDENTIALS_REFUSED;
 
     // Throttles of the gateway: 403 like a denial, so they stand above the denials (§7.1).

@@ -8,10 +8,10 @@ use std::collections::HashSet;
 use super::*;
 use Api::{
     CardCreate, CardDeliver, CardRegister, CardUpdate, GroupSend, LegacyCardCreate,
-    LegacyCardUpdate, OtoSend, SceneGroup, Token, UserLookup, WebhookSend,
+    LegacyCardUpdate, OtoSend, SceneGroup, StreamOpen, Token, UserLookup, WebhookSend,
 };
 
-const ALL: [Api; 12] = [
+const ALL: [Api; 13] = [
     Token,
     GroupSend,
     OtoSend,
@@ -24,6 +24,7 @@ const ALL: [Api; 12] = [
     LegacyCardCreate,
     LegacyCardUpdate,
     CardRegister,
+    StreamOpen,
 ];
 
 fn answer(status: u16, body: &str) -> Answer<'_> {
@@ -135,6 +136,53 @@ fn each_call_has_its_own_proof_of_success() {
         {"errcode":0,"access_token":"t"} => sent -
         {"accessToken":""} => retry answer_unreadable"#;
     check(Token, token);
+    let stream = r#"
+        {"endpoint":"wss://wss-open-connection.dingtalk.com:443/connect","ticket":"t"} => sent -
+        {"endpoint":"wss://wss-open-connection.dingtalk.com:443/connect"} => retry answer_unreadable
+        {"endpoint":"","ticket":"t"} => retry answer_unreadable
+        {"ticket":7,"endpoint":"wss://x"} => retry answer_unreadable"#;
+    check(StreamOpen, stream);
+}
+
+#[test]
+fn what_the_stream_gateway_refuses_never_holds_back_messages() {
+    let refused = "blocked AppApi credentials_refused";
+    let body = r#"{"code":"authFailed","message":"鉴权失败"}"#;
+    assert_eq!(seen(StreamOpen, 401, body), refused);
+    assert_eq!(seen(StreamOpen, 401, ""), refused);
+    assert_eq!(
+        seen(StreamOpen, 400, r#"{"code":"invalidClientIdOrSecret"}"#),
+        refused
+    );
+    for (status, body, expected) in [
+        (503, "", "retry dingtalk_busy"),
+        (
+            503,
+            r#"{"code":"ServiceUnavailable"}"#,
+            "retry dingtalk_busy",
+        ),
+        (400, r#"{"code":"never.heard.of"}"#, "dead rejected"),
+        (400, "<?xml version='1.0'?><Error/>", "dead rejected"),
+        (401, "<?xml version='1.0'?><Error/>", refused),
+        (
+            405,
+            "<!doctype html>",
+            "pause Egress Fixed(300000) egress_banned",
+        ),
+        (
+            403,
+            r#"{"code":"Forbidden.AccessDenied.IpNotInWhiteList"}"#,
+            "blocked AppApi egress_ip_not_allowed",
+        ),
+        (
+            403,
+            r#"{"code":"Forbidden.AccessDenied.QpsLimitForApi"}"#,
+            "pause AppApi Growing(1000) platform_throttled",
+        ),
+        (429, "", "pause AppApi Fixed(60000) api_throttled"),
+    ] {
+        assert_eq!(seen(StreamOpen, status, body), expected, "{status} {body}");
+    }
 }
 
 #[test]

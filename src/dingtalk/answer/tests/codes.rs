@@ -41,7 +41,7 @@ refresh_token token_refused: 400 InvalidAuthentication accesstoken.expired
 refresh_token token_refused: 400 invalidParameter.token.invalid token.notExisted
 refresh_token token_refused: 401 whatever
 blocked App credentials_refused: 400 invalidClientIdOrSecret invalid.client
-blocked App credentials_refused: 401 unauthorized.client
+blocked App credentials_refused: 401 unauthorized.client authFailed
 blocked App egress_ip_not_allowed: 403 Forbidden.AccessDenied.IpNotInWhiteList
 blocked AppApi permission_missing: 403 Forbidden.AccessDenied.AccessTokenPermissionDenied
 blocked AppApi access_denied: 403 Forbidden.AccessDenied.Whatever Forbidden.AccessDenied
