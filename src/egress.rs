@@ -331,6 +331,11 @@ impl Egress {
         self.cleared.notified().await;
     }
 
+    /// The host of the new API generation, as configured.
+    pub fn api_host(&self) -> Origin {
+        self.settings.load().api.clone()
+    }
+
     /// Where trouble is reported.
     pub fn health(&self) -> &Health {
         &self.health
@@ -415,6 +420,14 @@ pub fn app_keys(app: &str, api: Api, chat: Option<&str>) -> Vec<Key> {
             short_digest(&[app.as_bytes(), chat.as_bytes()]),
         ));
     }
+    keys
+}
+
+/// The limits that cover the opening of an app's Stream connection. The host's breaker is not among them:
+/// a gateway that refuses connections must not hold back messages, nor they the connection.
+pub fn stream_keys(app: &str) -> Vec<Key> {
+    let mut keys = app_keys(app, Api::StreamOpen, None);
+    keys.retain(|key| key.kind != Kind::Host);
     keys
 }
 

@@ -25,6 +25,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::answer;
 use super::tls::provider;
@@ -83,11 +84,7 @@ impl Origin {
         if host.is_empty() {
             return Err(BadUrl::Form);
         }
-        let loopback = host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback());
-        if !tls && !loopback && !insecure {
+        if !tls && !is_loopback(&host) && !insecure {
             return Err(BadUrl::Insecure);
         }
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -103,7 +100,13 @@ impl Origin {
         &self.host
     }
 
-    fn authority(&self) -> String {
+    /// Whether the host is this machine, by its name.
+    pub fn is_loopback(&self) -> bool {
+        is_loopback(&self.host)
+    }
+
+    /// Host and port as the `Host` header names them.
+    pub fn authority(&self) -> String {
         let host = if self.host.contains(':') {
             format!("[{}]", self.host)
         } else {
@@ -249,14 +252,12 @@ impl Transport {
             mut send, written, ..
         } = match self.pooled(origin) {
             Some(idle) => idle,
-            None => tokio::time::timeout(self.connect_timeout, self.connect(origin))
-                .await
-                .map_err(|_| {
-                    format!(
-                        "no connection within {} ms",
-                        self.connect_timeout.as_millis()
-                    )
-                })??,
+            None => {
+                let connect = async { self.handshake(self.dial(origin).await?).await };
+                tokio::time::timeout(self.connect_timeout, connect)
+                    .await
+                    .map_err(|_| self.not_connected())??
+            }
         };
         send.ready().await.map_err(|e| e.to_string())?;
         let before = written.load(Ordering::Acquire);
@@ -324,14 +325,29 @@ impl Transport {
         });
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<Idle, String> {
+    /// A connection of one's own, for what is not calls. The error holds no secret.
+    pub async fn connect(&self, origin: &Origin) -> Result<Wire, String> {
+        if self.script.is_some() {
+            return Err("there is no network here".to_owned());
+        }
+        tokio::time::timeout(self.connect_timeout, self.dial(origin))
+            .await
+            .map_err(|_| self.not_connected())?
+    }
+
+    fn not_connected(&self) -> String {
+        let waited_ms = self.connect_timeout.as_millis();
+        format!("no connection within {waited_ms} ms")
+    }
+
+    async fn dial(&self, origin: &Origin) -> Result<Wire, String> {
         let address = (origin.host.as_str(), origin.port);
         let stream = TcpStream::connect(address)
             .await
             .map_err(|e| format!("cannot connect ({e})"))?;
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
         if !origin.tls {
-            return self.handshake(stream).await;
+            return Ok(Wire::Plain(stream));
         }
         let name = ServerName::try_from(origin.host.clone()).map_err(|e| e.to_string())?;
         let connector = TlsConnector::from(self.tls.get_or_init(client_config).clone());
@@ -339,13 +355,10 @@ impl Transport {
             .connect(name, stream)
             .await
             .map_err(|e| format!("TLS failed ({e})"))?;
-        self.handshake(stream).await
+        Ok(Wire::Tls(Box::new(stream)))
     }
 
-    async fn handshake(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> Result<Idle, String> {
+    async fn handshake(&self, stream: Wire) -> Result<Idle, String> {
         let written = Arc::new(AtomicU64::new(0));
         let counted = Counted {
             stream,
@@ -366,6 +379,11 @@ impl Transport {
             since_ms: self.clock.mono_ms(),
         })
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Another thread may have put the connection back after `now_ms` was read.
@@ -417,6 +435,55 @@ fn client_config() -> Arc<ClientConfig> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Arc::new(config)
+}
+
+/// A connection, with or without TLS.
+#[derive(Debug)]
+pub enum Wire {
+    /// On this machine, or where it was allowed.
+    Plain(TcpStream),
+    /// Everywhere else.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
 }
 
 /// Counts what was written. A write is announced before it is made, so that the count is never below
