@@ -1,11 +1,12 @@
 //! `config.toml` → checked settings of every module. All faults at once, each with its key.
 //!
-//! [`read`] the reader that misses no key · [`parts`] one function a table, `cards` a larger one. This and
-//! [`crate::app`] are the only places that see the settings of all modules.
+//! [`read`] the reader that misses no key · [`parts`] one function a table, `cards` and `stream`
+//! larger ones. This and [`crate::app`] are the only places that see the settings of all modules.
 
 mod cards;
 pub mod parts;
 pub mod read;
+mod stream;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

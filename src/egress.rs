@@ -41,6 +41,23 @@ pub struct App {
     pub cool_app_code: Option<String>,
     /// How its cards work.
     pub cards: Cards,
+    /// Its Stream connection; `None`: it has none.
+    pub stream: Option<Stream>,
+}
+
+/// How an app's Stream connection is kept up. All in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stream {
+    /// Replaced when it is about this old.
+    pub renew_ms: u64,
+    /// Replaced when no frame has come for this long.
+    pub silence_ms: u64,
+    /// When nothing at all has come for this long, the other end is asked whether it lives.
+    pub ping_ms: u64,
+    /// Between two attempts to open one, at first.
+    pub retry_min_ms: u64,
+    /// Between two attempts, in the end.
+    pub retry_max_ms: u64,
 }
 
 /// How an app's cards work.

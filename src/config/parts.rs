@@ -222,6 +222,14 @@ fn apps(root: &Section<'_>) -> Vec<(App, Option<Keys>)> {
             .has("callback")
             .then(|| callback(&section.section("callback"), client_id.as_deref()));
         let cards = super::cards::cards(&section.section("cards"));
+        let stream = super::stream::stream(&section.section("stream"));
+        if cards.callback == egress::CardCallback::Stream && stream.is_none() {
+            section.fault(
+                "cards.callback",
+                "is \"stream\", but the app has no Stream connection: no click would come",
+                "set enabled = true in [apps.stream]",
+            );
+        }
         section.finish();
         if let (Some(name), Some(corp_id), Some(client_id), Some(client_secret), Some(robot_code)) =
             (name, corp_id, client_id, client_secret, robot_code)
@@ -239,6 +247,7 @@ fn apps(root: &Section<'_>) -> Vec<(App, Option<Keys>)> {
                 robot_code,
                 cool_app_code,
                 cards,
+                stream,
             };
             apps.push((app, keys.flatten()));
         }

@@ -233,6 +233,41 @@ fn a_robot_belongs_to_the_only_organisation_or_to_the_one_that_is_named() {
 }
 
 #[test]
+fn a_stream_connection_is_asked_for_and_its_times_fit_together() {
+    let with = |keys: &str| {
+        let table = format!("[apps.stream]\n{keys}\n[apps.callback]");
+        read(&MINIMAL.replace("[apps.callback]", &table))
+    };
+    let stream = |keys: &str| with(keys).unwrap().outbound.apps[0].stream;
+    assert_eq!(stream(""), None);
+    assert_eq!(stream("enabled = false\nping_s = 5"), None);
+    let stream = stream("enabled = true\nping_s = 5").unwrap();
+    assert_eq!((stream.ping_ms, stream.silence_ms), (5_000, 60_000));
+    for (keys, fault) in [
+        (
+            "ping_s = 60",
+            "apps[0].stream.ping_s: is not shorter than silence_s",
+        ),
+        (
+            "renew_s = 60",
+            "apps[0].stream.renew_s: is not longer than silence_s",
+        ),
+        ("retry_min_s = 61", "apps[0].stream.retry_min_s: is longer"),
+        ("renew = 1", "apps[0].stream.renew: is unknown"),
+        ("enabled = \"yes\"", "apps[0].stream.enabled: is neither"),
+    ] {
+        let faults = with(keys).unwrap_err().join("\n");
+        assert!(faults.starts_with(fault), "{keys}: {faults}");
+    }
+    let clicks = |enabled: bool| {
+        let keys = format!("enabled = {enabled}\n[apps.cards]\ncallback = \"stream\"");
+        with(&keys).map(drop)
+    };
+    assert_eq!(clicks(true), Ok(()));
+    assert!(clicks(false).unwrap_err()[0].starts_with("apps[0].cards.callback"));
+}
+
+#[test]
 fn a_secret_file_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
