@@ -19,6 +19,10 @@ use super::clock;
 use super::dingtalk::Settings;
 use super::post::{self, Reply};
 
+/// The name under which the URL for clicks is registered.
+pub const CARD_ROUTE: &str = "dingd-box";
+/// What signs clicks.
+pub const CARD_SECRET: &str = "box-card-secret-0001";
 /// The API token that [`config`] sets.
 pub const API_TOKEN: &str = "box-api-token-0123456789";
 /// The signing key that [`config`] sets for the platform.
@@ -78,6 +82,11 @@ robot_code = "{}"
 token = "{}"
 aes_key = "{}"
 receive_id = "{}"
+[apps.cards]
+callback = "http"
+route_key = "{CARD_ROUTE}"
+secret = "{CARD_SECRET}"
+pending = {{ dingd_state = "pending" }}
 "#,
         state_dir.display(),
         300.0 / scale,
@@ -102,7 +111,7 @@ receive_id = "{}"
     }
     if let Some(url) = platform_url {
         text.push_str(&format!(
-            "[[upstreams]]\nname = \"platform\"\nurl = \"{url}/events\"\nsecret = \"{PLATFORM_SECRET}\"\n"
+            "[[upstreams]]\nname = \"platform\"\nurl = \"{url}/events\"\nsecret = \"{PLATFORM_SECRET}\"\nanswers = true\n"
         ));
     }
     for (name, window_s) in [

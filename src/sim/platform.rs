@@ -29,6 +29,47 @@ pub struct PlatformSwitches {
     pub retry_after_s: Option<u64>,
     /// The body of an answer of 2xx; `{}` when absent.
     pub answer: Option<String>,
+    /// Decides by the event, if it wants to; else the other switches do.
+    pub reflex: Option<Reflex>,
+}
+
+/// What somebody at the platform would do about an event: from the event to a reaction.
+#[derive(Clone)]
+pub struct Reflex(Arc<dyn Fn(&Value) -> Option<Reaction> + Send + Sync>);
+
+/// An answer to an event.
+#[derive(Debug, Clone)]
+pub struct Reaction {
+    /// HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Value,
+    /// How much later than the event it goes out, in milliseconds.
+    pub slow_ms: u64,
+}
+
+impl Reflex {
+    /// Acts as `act` says.
+    pub fn new(act: impl Fn(&Value) -> Option<Reaction> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(act))
+    }
+}
+
+impl std::fmt::Debug for Reflex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reflex")
+    }
+}
+
+impl Reaction {
+    /// At once and with 200.
+    pub fn now(body: Value) -> Self {
+        Self {
+            status: 200,
+            body,
+            slow_ms: 0,
+        }
+    }
 }
 
 /// One attempt to deliver an event.
@@ -137,16 +178,23 @@ impl Stage {
         path: String,
         deadline_ms: Option<String>,
         envelope: Envelope,
-    ) -> Option<Answer> {
+    ) -> (Option<Answer>, u64) {
         let valid = envelope.verify(self.key.as_ref(), clock::wall_ms() / 1000);
         let body: Value = serde_json::from_slice(&envelope.body).unwrap_or_default();
         let mut desk = self.desk();
+        let reflex = desk.switches.reflex.clone().filter(|_| valid.is_ok());
+        let reaction = reflex.and_then(|reflex| (reflex.0)(&body));
         let status = desk
             .switches
             .status
             .unwrap_or(if valid.is_ok() { 200 } else { 400 });
+        let status = reaction.as_ref().map_or(status, |act| act.status);
+        let slow_ms = reaction
+            .as_ref()
+            .map_or(desk.switches.slow_ms, |act| act.slow_ms);
         let cut = desk.switches.cut_after;
         let text = match &valid {
+            _ if reaction.is_some() => reaction.map(|act| act.body.to_string()).unwrap_or_default(),
             _ if (200..300).contains(&status) => desk
                 .switches
                 .answer
@@ -172,7 +220,7 @@ impl Stage {
             valid,
             answered: if cut { 0 } else { status },
         });
-        (!cut).then(|| Answer {
+        let answer = (!cut).then(|| Answer {
             status,
             content_type: "application/json".to_owned(),
             headers: retry_after
@@ -180,7 +228,8 @@ impl Stage {
                 .into_iter()
                 .collect(),
             body: text,
-        })
+        });
+        (answer, slow_ms)
     }
 }
 
@@ -190,11 +239,7 @@ impl Service for Stage {
     }
 
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Option<Answer> {
-        let (cut, slow_ms) = {
-            let desk = self.desk();
-            (desk.switches.cut_before, desk.switches.slow_ms)
-        };
-        if cut {
+        if self.desk().switches.cut_before {
             return None;
         }
         let path = request
@@ -211,7 +256,7 @@ impl Service for Stage {
             body: bytes::Bytes::new(),
         };
         envelope.body = server::body(request.into_body()).await?;
-        let answer = self.answer(path, deadline, envelope);
+        let (answer, slow_ms) = self.answer(path, deadline, envelope);
         tokio::time::sleep(Duration::from_millis(slow_ms)).await;
         answer
     }

@@ -15,6 +15,7 @@
 
 mod callbacks;
 mod chats;
+mod clicks;
 mod config;
 mod crash;
 mod dead;

@@ -57,10 +57,13 @@ pub async fn listener() -> TcpListener {
 
 /// Settings whose windows are a twentieth of DingTalk's.
 pub fn fast() -> Settings {
-    Settings {
+    let mut settings = Settings {
         time_scale: 20.0,
         ..Settings::default()
-    }
+    };
+    // People are as slow as ever.
+    settings.cards.click_limit_ms *= 20;
+    settings
 }
 
 impl Stage {
@@ -240,4 +243,59 @@ impl Dice {
 /// Whether the long tests were asked for (`tests/run --long`).
 pub fn long() -> bool {
     std::env::var_os("DINGD_LONG").is_some()
+}
+
+/// What DingTalk's console and another program of the app would do: calls past the daemon.
+impl Stage {
+    /// A call of the new API generation with a token of the app.
+    pub async fn at_dingtalk(&self, path: &str, body: &Value) -> Reply {
+        let app = &self.settings.app;
+        let credentials = json!({"appKey": app.client_id, "appSecret": app.client_secret});
+        let json_type = ("content-type", "application/json".to_owned());
+        let post = async |path: &str, headers: &[(&'static str, String)], body: &Value| {
+            let url = format!("{}{path}", self.box_.url());
+            dingd::sim::post::request("POST", &url, headers, body.to_string())
+                .await
+                .unwrap()
+        };
+        let token = post(
+            "/v1.0/oauth2/accessToken",
+            std::slice::from_ref(&json_type),
+            &credentials,
+        )
+        .await;
+        let token = token.json()["accessToken"].as_str().unwrap().to_owned();
+        post(
+            path,
+            &[json_type, ("x-acs-dingtalk-access-token", token)],
+            body,
+        )
+        .await
+    }
+
+    /// Clicks go to where the daemon listens now.
+    pub async fn route_clicks(&self) {
+        let url = format!("{}/callback/oncall/cards", self.daemon.callbacks());
+        let body = json!({"callbackRouteKey": daemon::CARD_ROUTE, "callbackUrl": url,
+            "apiSecret": daemon::CARD_SECRET, "forceUpdate": true});
+        let reply = self
+            .at_dingtalk("/v1.0/card/callbacks/register", &body)
+            .await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
+
+    /// A card in the group that the daemon did not send.
+    pub async fn foreign_card(&self, id: &str) {
+        let robot_code = &self.settings.app.robot_code;
+        let body = json!({"cardTemplateId": "alert.schema", "outTrackId": id,
+            "callbackType": "HTTP", "callbackRouteKey": daemon::CARD_ROUTE,
+            "cardData": {"cardParamMap": {"title": "P1 disk full", "status": "firing"}},
+            "openSpaceId": format!("dtv1.card//IM_GROUP.{}", self.chat()),
+            "imGroupOpenSpaceModel": {"supportForward": true},
+            "imGroupOpenDeliverModel": {"robotCode": robot_code}});
+        let reply = self
+            .at_dingtalk("/v1.0/card/instances/createAndDeliver", &body)
+            .await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
 }

@@ -42,7 +42,7 @@ impl Signed {
     }
 
     /// The headers of a robot message, signed with the Client Secret.
-    pub(super) fn robot(self, client_secret: &str) -> Headers {
+    pub fn robot(self, client_secret: &str) -> Headers {
         if self == Self::Not {
             return Headers::new();
         }
@@ -52,7 +52,7 @@ impl Signed {
     }
 
     /// The headers of a click; a route without a secret gets none.
-    pub(super) fn card(self, api_secret: Option<&str>) -> Headers {
+    pub fn card(self, api_secret: Option<&str>) -> Headers {
         let (Some(secret), false) = (api_secret, self == Self::Not) else {
             return Headers::new();
         };

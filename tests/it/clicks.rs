@@ -1,0 +1,343 @@
+//! Clicks on cards: believed, kept, offered to the platform, answered in the time that there is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dingd::sim::dingtalk::{Carriers, Click, Signed};
+use dingd::sim::platform::{PlatformSwitches, Reaction, Reflex};
+use serde_json::{Value, json};
+
+use crate::support::{Stage, until};
+
+const CLICKED: &str = "dingtalk.card.clicked";
+
+async fn stage() -> Stage {
+    let stage = Stage::open().await;
+    stage.route_clicks().await;
+    stage.foreign_card("alert-1").await;
+    stage
+}
+
+/// The first to click has it, and everybody is told who that is.
+fn first_come() -> Reflex {
+    let first = std::sync::Mutex::new(None::<String>);
+    Reflex::new(move |event| {
+        (event["type"] == CLICKED).then(|| {
+            let user = event["data"]["user"].as_str().unwrap().to_owned();
+            let mut first = first.lock().unwrap();
+            let owner = first.get_or_insert_with(|| user.clone()).clone();
+            let mine = (owner == user).to_string();
+            Reaction::now(json!({"card": {
+                "data": {"status": "acked", "ack_by": owner},
+                "private_data": {"mine": mine}}}))
+        })
+    })
+}
+
+fn reflex(reflex: Reflex) -> PlatformSwitches {
+    PlatformSwitches {
+        reflex: Some(reflex),
+        ..PlatformSwitches::default()
+    }
+}
+
+fn ack() -> Value {
+    json!({"action": "ack"})
+}
+
+#[tokio::test]
+async fn a_click_changes_the_card_at_once_with_the_platforms_answer() {
+    let stage = stage().await;
+    stage.platform.set(reflex(first_come()));
+    let clicked = stage
+        .box_
+        .click("alert-1", "manager0001", &["ack"], ack())
+        .await;
+    assert!(clicked.accepted, "{clicked:?}");
+    let card = stage.box_.card("alert-1").unwrap();
+    assert_eq!(card.public["status"], "acked");
+    assert_eq!(card.public["title"], "P1 disk full", "the rest stays");
+    assert_eq!(card.seen_by("manager0001")["mine"], "true");
+    assert_eq!(card.seen_by("manager0002").get("mine"), None);
+    let events = stage.events(CLICKED);
+    assert_eq!(events.len(), 1);
+    let event = &events[0];
+    assert_eq!(event.body["subject"], "alert-1");
+    assert_eq!(event.body["data"]["actions"], json!(["ack"]));
+    assert_eq!(event.body["data"]["params"], ack());
+    assert_eq!(event.body["data"]["user"], "manager0001");
+    let left_ms: u64 = event.deadline_ms.as_ref().unwrap().parse().unwrap();
+    assert!((1..=1_200).contains(&left_ms), "{left_ms}");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn two_people_who_click_within_a_second_both_see_the_truth() {
+    let stage = stage().await;
+    stage.platform.set(reflex(first_come()));
+    let (first, second) = tokio::join!(
+        stage.box_.click("alert-1", "manager0001", &["ack"], ack()),
+        stage.box_.click("alert-1", "manager0002", &["ack"], ack()),
+    );
+    assert!(first.accepted && second.accepted, "{first:?} {second:?}");
+    let card = stage.box_.card("alert-1").unwrap();
+    let owner = card.public["ack_by"].clone();
+    for user in ["manager0001", "manager0002"] {
+        assert_eq!(card.seen_by(user)["mine"], (owner == user).to_string());
+    }
+    assert_eq!(stage.events(CLICKED).len(), 2);
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn the_same_click_again_is_one_click() {
+    let stage = stage().await;
+    stage.platform.set(reflex(first_come()));
+    for _ in 0..3 {
+        let clicked = stage
+            .box_
+            .click("alert-1", "manager0001", &["ack"], ack())
+            .await;
+        assert!(clicked.accepted, "{clicked:?}");
+    }
+    for other in [json!({"action": "ack", "again": 1}), json!({})] {
+        stage
+            .box_
+            .click("alert-1", "manager0001", &["ack"], other)
+            .await;
+    }
+    stage
+        .box_
+        .click("alert-1", "manager0001", &["close"], ack())
+        .await;
+    until("four different clicks are told", async || {
+        stage.events(CLICKED).len() == 4
+    })
+    .await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn all_shapes_of_a_click_mean_the_same() {
+    let stage = stage().await;
+    stage.platform.set(reflex(first_come()));
+    let mut n = 0;
+    for carriers in [Carriers::Content, Carriers::Value, Carriers::Both] {
+        for (params_beside, as_object) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            n += 1;
+            let click = Click {
+                carriers,
+                params_beside,
+                as_object,
+                ..Click::new("alert-1", "manager0001", &["ack"], json!({"n": n}))
+            };
+            let clicked = stage.box_.click_with(&click).await;
+            assert!(clicked.accepted, "{click:?} {clicked:?}");
+            let event = stage.events(CLICKED).pop().unwrap();
+            assert_eq!(event.body["data"]["params"], json!({"n": n}), "{click:?}");
+            assert_eq!(event.body["data"]["actions"], json!(["ack"]), "{click:?}");
+        }
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_click_that_is_not_signed_as_it_should_be_is_refused_and_not_told() {
+    let stage = stage().await;
+    for signed in [
+        Signed::Not,
+        Signed::Wrongly,
+        Signed::Aged(3_700_000),
+        Signed::Aged(-3_700_000),
+    ] {
+        let click = Click {
+            signed,
+            ..Click::new("alert-1", "manager0001", &["ack"], ack())
+        };
+        let clicked = stage.box_.click_with(&click).await;
+        assert_eq!(
+            (clicked.status, clicked.body.as_str()),
+            (403, ""),
+            "{signed:?}"
+        );
+    }
+    let metrics = stage.metrics().await;
+    assert!(metrics.contains(r#"dingd_callbacks_total{result="refused",reason="stale"} 2"#));
+    assert!(stage.events(CLICKED).is_empty());
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn whoever_clicks_while_the_platform_is_slow_sees_that_it_is_under_way() {
+    let stage = stage().await;
+    stage.platform.set(PlatformSwitches {
+        slow_ms: 1_500,
+        answer: Some(r#"{"card":{"data":{"status":"acked"}}}"#.to_owned()),
+        ..PlatformSwitches::default()
+    });
+    let clicked = stage
+        .box_
+        .click("alert-1", "manager0001", &["ack"], ack())
+        .await;
+    assert!(
+        clicked.accepted,
+        "within DingTalk's two seconds: {clicked:?}"
+    );
+    let card = stage.box_.card("alert-1").unwrap();
+    assert_eq!(card.seen_by("manager0001")["dingd_state"], "pending");
+    assert_eq!(card.seen_by("manager0002").get("dingd_state"), None);
+    assert_eq!(card.public["status"], "firing");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn whoever_clicks_while_the_platform_is_down_is_told_at_once() {
+    let stage = stage().await;
+    stage.platform.set(PlatformSwitches {
+        status: Some(503),
+        ..PlatformSwitches::default()
+    });
+    for n in 0..3 {
+        let clicked = stage
+            .box_
+            .click("alert-1", "manager0001", &["ack"], json!({"n": n}))
+            .await;
+        assert!(clicked.accepted, "{clicked:?}");
+        // Not asserted as a time: it is far from the second and more that a slow platform takes.
+        assert!(clicked.elapsed.as_millis() < 1_000, "{clicked:?}");
+        let card = stage.box_.card("alert-1").unwrap();
+        assert_eq!(card.seen_by("manager0001")["dingd_state"], "pending");
+    }
+    stage.platform.set(PlatformSwitches::default());
+    until("all are told", async || stage.events(CLICKED).len() == 3).await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn an_answer_of_the_wrong_shape_counts_as_taken_and_is_told_in_the_log() {
+    let stage = stage().await;
+    stage.platform.set(PlatformSwitches {
+        answer: Some(r#"{"card":{"data":{"status":7}}}"#.to_owned()),
+        ..PlatformSwitches::default()
+    });
+    let clicked = stage
+        .box_
+        .click("alert-1", "manager0001", &["ack"], ack())
+        .await;
+    assert!(clicked.accepted, "{clicked:?}");
+    assert_eq!(
+        stage.box_.card("alert-1").unwrap().public["status"],
+        "firing"
+    );
+    assert!(stage.log().contains("card.data.status"));
+    assert_eq!(stage.events(CLICKED).len(), 1);
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn without_an_upstream_that_answers_a_click_is_told_and_changes_nothing() {
+    let stage = Stage::with(crate::support::fast(), |config| {
+        config.replace("answers = true\n", "")
+    })
+    .await;
+    stage.route_clicks().await;
+    stage.foreign_card("alert-1").await;
+    stage.platform.set(reflex(first_come()));
+    let clicked = stage
+        .box_
+        .click("alert-1", "manager0001", &["ack"], ack())
+        .await;
+    assert!(clicked.accepted, "{clicked:?}");
+    let card = stage.box_.card("alert-1").unwrap();
+    assert_eq!(card.seen_by("manager0001").get("dingd_state"), None);
+    assert_eq!(card.public["status"], "firing");
+    until("it is told", async || stage.events(CLICKED).len() == 1).await;
+    assert_eq!(stage.events(CLICKED)[0].deadline_ms, None);
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn hostile_clicks_are_refused_alike_and_kill_nobody() {
+    let stage = stage().await;
+    let click = Click::new("alert-1", "manager0001", &["ack"], ack());
+    let good: Value = serde_json::from_str(&stage.box_.click_body(&click).unwrap()).unwrap();
+    let url = format!("{}/callback/oncall/cards", stage.daemon.callbacks());
+    let refused = Arc::new(AtomicUsize::new(0));
+    let post = async |body: String, status: u16| {
+        let headers = Signed::Rightly.card(Some(dingd::sim::daemon::CARD_SECRET));
+        let reply = dingd::sim::post::request("POST", &url, &headers, body.clone())
+            .await
+            .unwrap();
+        assert_eq!(reply.status, status, "{}", body.get(..300).unwrap_or(&body));
+        if status == 403 {
+            assert_eq!(reply.body, "");
+            refused.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    for member in ["outTrackId", "userId"] {
+        for bad in [
+            json!(null),
+            json!(7),
+            json!(""),
+            json!([]),
+            json!({}),
+            json!("a\u{0}b"),
+            json!("x".repeat(300)),
+        ] {
+            let mut body = good.clone();
+            body[member] = bad;
+            post(body.to_string(), 403).await;
+        }
+        let mut body = good.clone();
+        body.as_object_mut().unwrap().remove(member);
+        post(body.to_string(), 403).await;
+    }
+    // Without them it is a click all the same, of nothing in particular.
+    for (n, bad) in [
+        json!(null),
+        json!(7),
+        json!(""),
+        json!([]),
+        json!("[[["),
+        json!({"cardPrivateData": 7}),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut body = good.clone();
+        body["content"] = bad;
+        body["userId"] = json!(format!("user-{n}"));
+        post(body.to_string(), 200).await;
+    }
+    for body in [
+        String::new(),
+        "[]".to_owned(),
+        "{".to_owned(),
+        good.to_string().replace("\"type\"", "\"outTrackId\""),
+        format!(
+            r#"{{"outTrackId":"a","userId":"u","content":{}{}}}"#,
+            "[".repeat(100),
+            "]".repeat(100)
+        ),
+    ] {
+        post(body, 403).await;
+    }
+    post(
+        format!(
+            r#"{{"outTrackId":"a","userId":"u","x":"{}"}}"#,
+            "x".repeat(300_000)
+        ),
+        413,
+    )
+    .await;
+    assert_eq!(refused.load(Ordering::Relaxed), 2 * 8 + 5);
+    // Another case of the names is as good.
+    let body = good
+        .to_string()
+        .replace("outTrackId", "OutTrackId")
+        .replace("userId", "UserId");
+    post(body, 200).await;
+    stage.close().await;
+}
