@@ -48,6 +48,8 @@ use crate::journal::{Batch, Journal, OpenError, ReadError, Table};
 use crate::metrics;
 use crate::outbound::accept::{Outbox, Stripes, Used};
 use crate::outbound::backlog::Recovery;
+use crate::outbound::cards::Cards;
+use crate::outbound::cards::register::Registrar;
 use crate::outbound::lane::Command;
 use crate::outbound::receive::Api;
 use crate::outbound::send::Sender;
@@ -447,6 +449,7 @@ impl Parts {
             clock,
             stripes: Stripes::default(),
             fresh: Arc::default(),
+            cards: Arc::new(Cards::new(stored.journal.clone())),
         });
         Self {
             clock,
@@ -521,6 +524,11 @@ impl Parts {
         let socket = Socket {
             api: api.clone(),
             dead,
+            registrar: Registrar {
+                outbox: self.outbox.clone(),
+                tokens: self.tokens.clone(),
+                egress: self.egress.clone(),
+            },
             doors: Arc::new(doors),
             health: self.health.clone(),
             books: books.clone(),
@@ -574,6 +582,7 @@ impl Parts {
             egress: self.egress.clone(),
             outcomes: self.outbox.outcomes.clone(),
             fresh: self.outbox.fresh.clone(),
+            cards: self.outbox.cards.clone(),
             clock: self.clock,
         };
         let (outbox, outbox_entries) = (recovered.outbox, recovered.outbox_entries);

@@ -77,7 +77,7 @@ pub const fn bug(_: Bug) -> bool {
 
 /// The moments at which a process can be made to die: right before and right after each step that
 /// somebody outside, or the next start, relies on.
-pub const POINTS: [&str; 28] = [
+pub const POINTS: [&str; 30] = [
     "create.filled",
     "create.renamed",
     "migrate.before",
@@ -99,6 +99,8 @@ pub const POINTS: [&str; 28] = [
     "late.after",
     "message.before",
     "message.after",
+    "patch.before",
+    "patch.after",
     "digest.before",
     "digest.after",
     "call.before",

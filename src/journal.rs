@@ -48,6 +48,7 @@
 //! | 11 | `meta` | name of a [`Counter`] | a number (8) |
 //! | 12 | `quarantine` | table ‖ 0 ‖ key | damaged bytes as they were found |
 //! | 13 | `ledger` | see [`crate::egress::ledger`] | a number (8), of calls or a mark |
+//! | 14 | `cards` | app ‖ 0 ‖ outTrackId | what a card is to show, and what of that waits |
 //!
 //! A batch may put a value, delete a key, add to a counter, or add to a number in a table: an addition
 //! names the amount, so that concurrent batches need not know the sum. It happens exactly once, because
@@ -57,6 +58,7 @@
 //! |---|---|---|
 //! | 1 | the first | |
 //! | 2 | the ledger | table 13; additions to numbers in a table, and with them frames of version 2 |
+//! | 3 | cards | table 14; messages that are cards or change one |
 //!
 //! A store of an older format is taken over when it is opened: the new number is made durable in
 //! `journal.format` first, so that an older release refuses the store from then on, then in the tables.
@@ -116,11 +118,12 @@ pub enum Table {
     Meta,
     Quarantine,
     Ledger,
+    Cards,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::InboxPayload,
         Self::InboxLive,
         Self::InboxDone,
@@ -135,6 +138,7 @@ impl Table {
         Self::Meta,
         Self::Quarantine,
         Self::Ledger,
+        Self::Cards,
     ];
 
     /// Its number in the log, counted from 0 in the order above; never reused.
@@ -163,6 +167,7 @@ impl Table {
             Self::Meta => "meta",
             Self::Quarantine => "quarantine",
             Self::Ledger => "ledger",
+            Self::Cards => "cards",
         }
     }
 }

@@ -1,13 +1,14 @@
 //! From the platform to DingTalk: receive → accept → lane → send → settle.
 //!
 //! [`receive`] the API door · [`request`] what a client asks, checked · [`accept`] once, on disk,
-//! before the 202 · [`backlog`] what waits, [`fresh`] what need not be read back · [`lane`] whose turn it
+//! before the 202 · [`cards`] what each card is to show · [`backlog`] what waits, [`fresh`] what need not be read back · [`lane`] whose turn it
 //! is, under every limit · [`pool`] which robot carries it · [`fold`] a storm becomes a digest · [`send`]
 //! one attempt · [`settle`] what became of it · [`dead`] what was given up, and another chance · [`show`]
 //! how a message looks from outside.
 
 pub mod accept;
 pub mod backlog;
+pub mod cards;
 pub mod dead;
 pub mod fold;
 pub mod fresh;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::id::MessageId;
-use crate::delivery::state::{Ambiguous, Priority, Progress, Tag};
+use crate::delivery::state::{Ambiguous, Call, CallOutcome, Priority, Progress, Tag};
 use crate::dingtalk::digest::{Fold, Language};
 use crate::dingtalk::message::{At, Content};
 use crate::egress::App;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// When a storm becomes a digest; `None` = never.
     pub digest: Option<Digests>,
+    /// What DingTalk sees of the callbacks' door.
+    pub public_url: Option<String>,
     /// How many robot sends a minute the limits allow, for estimates only.
     pub robot_per_minute: f64,
 }
@@ -105,13 +108,15 @@ pub enum To {
     Accounts(Vec<String>),
     /// The group of a custom robot or of a pool of them.
     Robot(String),
+    /// Whoever sees a card (outTrackId).
+    Card(String),
 }
 
 impl To {
-    /// The chat or robot; empty for people.
+    /// The chat, robot or card; empty for people.
     pub fn target(&self) -> &str {
         match self {
-            Self::Chat(target) | Self::Robot(target) => target,
+            Self::Chat(target) | Self::Robot(target) | Self::Card(target) => target,
             Self::Users(_) | Self::Accounts(_) => "",
         }
     }
@@ -185,7 +190,7 @@ pub struct Live {
     pub id: MessageId,
     /// The app; empty for a custom robot.
     pub app: String,
-    /// The chat, robot or pool it is for; empty for people.
+    /// The chat, robot, pool or card it is for; empty for people.
     pub target: String,
     /// What its lane is called.
     pub lane: u64,
@@ -206,9 +211,13 @@ pub struct Live {
     /// Whether and with which others it can be folded into a digest.
     #[serde(default, skip_serializing_if = "is_default")]
     pub fold: Fold,
-    /// The digest that it is in: under way, or sent when the state is `merged`.
+    /// The digest that it is in: under way, or sent when the state is `merged`. Of an update of a card that is
+    /// `merged`: the message that took its changes along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<MessageId>,
+    /// The call under way is one that DingTalk would do a second time, though others of its route are not.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unkeyed: bool,
 }
 
 /// Which call carries a message, and so which limits cover it.
@@ -221,6 +230,14 @@ pub enum Route {
     People,
     /// A custom robot's webhook.
     Webhook,
+    /// A card to a group or to people.
+    Card,
+    /// A change of a card.
+    CardUpdate,
+    /// A card by the legacy API.
+    LegacyCard,
+    /// A change of such a card.
+    LegacyCardUpdate,
 }
 
 impl Message {
@@ -256,6 +273,21 @@ impl Live {
 
     /// Whether DingTalk recognises a repeat (outbound.md §8).
     pub fn is_keyed(&self) -> bool {
-        self.route == Route::Webhook
+        match self.route {
+            Route::Group | Route::People => false,
+            Route::Webhook | Route::CardUpdate => true,
+            Route::Card | Route::LegacyCard | Route::LegacyCardUpdate => !self.unkeyed,
+        }
+    }
+
+    /// The call to make next. The one that makes a card comes before those that only deliver it, and nothing
+    /// else is tried as long as nobody knows what came of it.
+    pub fn next_call(&self) -> Option<usize> {
+        if self.route == Route::Card {
+            let pending = |call: &Call| call.outcome == CallOutcome::Pending;
+            self.progress.calls.iter().position(pending)
+        } else {
+            self.progress.next_call()
+        }
     }
 }

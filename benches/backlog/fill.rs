@@ -64,6 +64,7 @@ pub(crate) fn message(seq: u64, lanes: u64, wall_ms: u64) -> (Vec<u8>, Live) {
         route: Route::Webhook,
         fold: Fold::Text,
         digest: None,
+        unkeyed: false,
         progress: Progress::new(vec![Call::to(vec![])]),
     };
     (payload, live)

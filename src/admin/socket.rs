@@ -21,8 +21,9 @@ use crate::journal::Journal;
 use crate::journal::queue::Queue;
 use crate::journal::room::Room;
 use crate::metrics;
+use crate::outbound::cards::register::Registrar;
 use crate::outbound::dead::filter::Filter;
-use crate::outbound::receive::{Api, Query, dead_query};
+use crate::outbound::receive::{Api, Query, bad_query, dead_query};
 use crate::outbound::{Client, Live};
 use crate::secret::Secret;
 
@@ -33,6 +34,8 @@ pub struct Socket {
     pub api: Api,
     /// Dead letters.
     pub dead: Arc<Dead>,
+    /// Callbacks of cards.
+    pub registrar: Registrar,
     /// Where the doors are.
     pub doors: Arc<BTreeMap<&'static str, SocketAddr>>,
     /// How the daemon is.
@@ -119,6 +122,7 @@ impl Socket {
             (&Method::POST, ["v1", "dead", "replay"]) => self.bulk(&request, "replay").await,
             (&Method::POST, ["v1", "dead", "purge"]) => self.bulk(&request, "purge").await,
             (&Method::POST, ["v1", "dead", id, "replay"]) => self.replay(id).await,
+            (&Method::POST, ["v1", "cards", "register"]) => self.register(&request).await,
             (&Method::POST, ["v1", "backup"]) => {
                 let socket = self.clone();
                 let work = async move { socket.back_up().await };
@@ -158,6 +162,20 @@ impl Socket {
         let (dead, wanted) = (self.dead.clone(), id.to_owned());
         let work = async move { dead.purge(&wanted).await };
         audited(&Who::Operator, "purge", id, ToString::to_string, work).await
+    }
+
+    async fn register(&self, request: &Request) -> Result<Value, Problem> {
+        let query = Query::parse(request, &["app", "force"])?;
+        let force = match query.get("force") {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(bad_query("force")),
+        };
+        let (registrar, app) = (self.registrar.clone(), query.get("app").map(str::to_owned));
+        let work = async move { registrar.register(app.as_deref(), force).await };
+        let about = request.head.uri.query().unwrap_or_default();
+        let show = ToString::to_string;
+        audited(&Who::Operator, "register", about, show, work).await
     }
 
     async fn bulk(&self, request: &Request, what: &'static str) -> Result<Value, Problem> {

@@ -117,6 +117,13 @@ impl Parts {
     }
 
     async fn purge(&self) {
+        let forgotten = self.outbox.cards.forget(self.clock.wall_ms()).await;
+        if forgotten > 0 {
+            tracing::debug!(
+                cards = forgotten,
+                "cards that nobody touched were forgotten"
+            );
+        }
         // As long as there is something to remove, but not for ever: the next round goes on.
         for _ in 0..100 {
             if self.purge_step().await == 0 {

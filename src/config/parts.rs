@@ -61,7 +61,8 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
         ..month
     };
     let (egress, addresses, connect_timeout_ms) = egress(root, rules, month);
-    let outbound = outbound(root, clients, &apps, (robots, pools), per_minute);
+    let mut outbound = outbound(root, clients, &apps, (robots, pools), per_minute);
+    outbound.public_url.clone_from(&public_url);
     let origins = egress
         .iter()
         .flat_map(|way| [way.oapi.clone(), way.api.clone()]);
@@ -479,6 +480,7 @@ fn outbound(
         queue_bytes_max: section.number("queue_bytes_max", 1..=1 << 40, 2 << 30),
         concurrency: usize::try_from(section.number("concurrency", 1..=1_024, 64)).unwrap_or(64),
         digest,
+        public_url: None,
         robot_per_minute,
     };
     section.finish();

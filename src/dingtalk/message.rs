@@ -222,6 +222,11 @@ impl Content {
         })
     }
 
+    /// Whether it makes or changes a card.
+    pub fn is_card(&self) -> bool {
+        matches!(self, Self::Card(_) | Self::CardUpdate(_))
+    }
+
     /// The name in digests and metrics.
     pub fn kind(&self) -> &'static str {
         match self {

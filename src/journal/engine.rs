@@ -20,7 +20,7 @@ use super::{Batch, CommitError, Counter, Order, ReadError, Table, View, Write, n
 use crate::faults::{Bug, bug, point};
 
 /// The format that this release writes and reads.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 /// The oldest format that this release takes over.
 const FORMAT_OLDEST: u64 = 1;
 pub(super) const FORMAT_FILE: &str = "journal.format";
@@ -177,8 +177,8 @@ impl Engine {
             .map_err(|_| Unopened::Damaged("it cannot be formatted; see the log".to_owned()))
     }
 
-    /// Makes the tables of an older format those of [`FORMAT`]. From 1 to 2 only the number changes: the
-    /// table that came with 2 is made by the first row.
+    /// Makes the tables of an older format those of [`FORMAT`]. From 1 to 2 and from 2 to 3 only the number
+    /// changes: the tables that came with 2 and 3 are made by their first rows.
     fn take_over(&self) -> Result<(), Unopened> {
         let mut batch = Batch::default();
         let key = Counter::Format.name().as_bytes();

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::cards::{self, Cards, Held};
 use super::fresh::Fresh;
 use super::request::Asked;
 use super::send::not_linked;
@@ -54,11 +55,23 @@ pub struct Outbox {
     pub stripes: Stripes,
     /// What was accepted a moment ago.
     pub fresh: Arc<Fresh>,
+    /// What each card is to show.
+    pub cards: Arc<Cards>,
 }
 
-/// Locks for idempotency keys.
+/// Locks for what has a number: a group of numbers has one.
 #[derive(Debug)]
 pub struct Stripes(Vec<Arc<Mutex<()>>>);
+
+impl Stripes {
+    /// Waits until nobody else holds what has this number.
+    pub async fn lock(&self, number: u64) -> OwnedMutexGuard<()> {
+        let stripes = self.0.len().max(1) as u64;
+        let index = usize::try_from(number % stripes).unwrap_or(0);
+        let lock = self.0.get(index).cloned().unwrap_or_default();
+        lock.lock_owned().await
+    }
+}
 
 impl Default for Stripes {
     fn default() -> Self {
@@ -73,6 +86,12 @@ pub struct Used {
     answer: Accepted,
 }
 
+impl Used {
+    pub(super) fn new(body: Digest, answer: Accepted) -> Self {
+        Self { body, answer }
+    }
+}
+
 /// The answer to an accepted message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Accepted {
@@ -84,6 +103,9 @@ pub struct Accepted {
     pub position: u64,
     /// An estimate from the limits, in seconds.
     pub eta_s: f64,
+    /// The name of the card that it makes or changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_track_id: Option<String>,
 }
 
 impl Outbox {
@@ -100,11 +122,8 @@ impl Outbox {
         let key = digest(&[client.as_bytes(), key.as_bytes()]);
         let body = digest(&[body]);
         let [first, second, ..] = key;
-        let stripe = usize::from(u16::from_be_bytes([first, second])) % STRIPES;
-        let Some(lock) = self.stripes.0.get(stripe) else {
-            return Ok(Once::Unkeyed);
-        };
-        let guard = lock.clone().lock_owned().await;
+        let number = u16::from_be_bytes([first, second]);
+        let guard = self.stripes.lock(number.into()).await;
         match self.idempotency.known(&key) {
             None => Ok(Once::First { key, body, guard }),
             Some(used) if used.body == body => Ok(Once::Replayed(used.answer)),
@@ -174,8 +193,8 @@ impl Outbox {
             ambiguous,
             lifetime_ms,
         } = asked;
-        let random = u16::try_from(random::number() & 0xffff).unwrap_or(0);
-        message.id = MessageId::new(wall_ms, random, seq);
+        message.id = new_id(wall_ms, seq);
+        cards::accept::name(&mut message);
         let payload = record::encode(&message);
         let target = message.to.target().to_owned();
         let mut state = Live {
@@ -192,7 +211,9 @@ impl Outbox {
             progress: Progress::in_parts(calls(&message), message.parts.len()),
             fold: fold(&message.content, priority, ambiguous),
             digest: None,
+            unkeyed: false,
         };
+        let mut held = self.new_card(&message, &state).await?;
         let mut batch = Batch::default();
         let mut ended = None;
         if let To::Accounts(_) = message.to {
@@ -200,10 +221,16 @@ impl Outbox {
             nobody_linked(&mut state, wall_ms);
             self.queue.append_done(&mut batch, seq, payload, &state);
             ended = Some(self.outcomes.append(&mut batch, &message, &state));
+            if let Some(held) = &mut held {
+                held.ended(message.id, State::Dead);
+            }
         } else {
             self.queue.append(&mut batch, seq, payload, &state);
         }
-        let answer = self.answer(&state);
+        if let Some(held) = &mut held {
+            held.put(&mut batch, wall_ms);
+        }
+        let answer = self.answer(&state, &message.content);
         if let Some((key, body, _)) = &keyed {
             let used = Used {
                 body: *body,
@@ -213,19 +240,14 @@ impl Outbox {
         }
         point("message.before");
         let stored = self
-            .submit(batch, message, state, ended, keyed, answer.clone(), wall_ms)
+            .submit(batch, message, state, ended, keyed, answer.clone(), held)
             .await;
         if stored {
             point("message.after");
             metrics::admission(Some(priority), "accepted", "stored");
             Ok(answer)
         } else {
-            Err(
-                Problem::unavailable("store_failed", "the message could not be stored", 5).fix(
-                    "查看日志与 state_dir 所在磁盘。",
-                    "See the log and check the disk of state_dir.",
-                ),
-            )
+            Err(not_stored())
         }
     }
 
@@ -242,9 +264,10 @@ impl Outbox {
         ended: Option<super::settle::Ended>,
         keyed: Option<(Digest, Digest, OwnedMutexGuard<()>)>,
         answer: Accepted,
-        wall_ms: u64,
+        held: Option<Box<Held>>,
     ) -> bool {
         let (tell, told) = tokio::sync::oneshot::channel();
+        let wall_ms = state.accepted_ms;
         let (seq, mono_ms) = (message.id.seq(), self.clock.mono_ms());
         let fresh = self.fresh.clone();
         let (queue, idempotency, outcomes) = (
@@ -269,6 +292,7 @@ impl Outbox {
                     queue.appended(seq, state.tag(), state);
                 }
             }
+            drop(held);
             if tell.send(result.is_ok()).is_err() {
                 tracing::debug!(
                     "the client left before its message was stored; it is sent all the same"
@@ -278,12 +302,14 @@ impl Outbox {
         told.await.unwrap_or(false)
     }
 
-    fn answer(&self, state: &Live) -> Accepted {
+    pub(super) fn answer(&self, state: &Live, content: &Content) -> Accepted {
         let position = self.queue.lane_messages(state.lane) + 1;
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let eta_s = match state.route {
             // The first windowful goes at once.
-            Route::Webhook | Route::Group => {
+            Route::Webhook | Route::Group | Route::Card | Route::LegacyCard
+                if !state.target.is_empty() =>
+            {
                 let settings = self.settings.load();
                 let robot = (state.route == Route::Webhook).then_some(&state.target);
                 let pool = robot.and_then(|robot| settings.pools.get(robot));
@@ -291,15 +317,35 @@ impl Outbox {
                 let per_minute = settings.robot_per_minute.max(0.1) * carriers as f64;
                 ((position as f64 - per_minute).max(0.0) / per_minute * 60.0).round()
             }
-            Route::People => 0.0,
+            _ => 0.0,
+        };
+        let out_track_id = match content {
+            Content::Card(order) => Some(order.out_track_id.clone()),
+            Content::CardUpdate(change) => Some(change.out_track_id.clone()),
+            _ => None,
         };
         Accepted {
             id: state.id,
             state: state.progress.state,
             position,
             eta_s,
+            out_track_id,
         }
     }
+}
+
+/// The id of message `seq`.
+pub(super) fn new_id(wall_ms: u64, seq: u64) -> MessageId {
+    let random = u16::try_from(random::number() & 0xffff).unwrap_or(0);
+    MessageId::new(wall_ms, random, seq)
+}
+
+/// The journal did not take it.
+pub(super) fn not_stored() -> Problem {
+    Problem::unavailable("store_failed", "the message could not be stored", 5).fix(
+        "查看日志与 state_dir 所在磁盘。",
+        "See the log and check the disk of state_dir.",
+    )
 }
 
 /// What an idempotency key says about a request.
@@ -321,11 +367,12 @@ pub enum Once {
 }
 
 /// Messages of one lane keep their order: one target, one priority.
-fn lane(app: &str, to: &To, priority: Priority) -> u64 {
+pub(super) fn lane(app: &str, to: &To, priority: Priority) -> u64 {
     let mut parts = vec![app.as_bytes(), priority.label().as_bytes()];
     match to {
         To::Chat(chat) => parts.extend([&b"chat"[..], chat.as_bytes()]),
         To::Robot(robot) => parts.extend([&b"robot"[..], robot.as_bytes()]),
+        To::Card(card) => parts.extend([&b"card"[..], card.as_bytes()]),
         To::Users(people) | To::Accounts(people) => {
             parts.push(b"people");
             parts.extend(people.iter().map(String::as_bytes));
@@ -352,7 +399,7 @@ pub(super) fn calls(message: &Message) -> Vec<Call> {
 fn calls_in_parts(to: &To, parts: usize) -> Vec<Call> {
     let each_part = |target: Vec<String>| vec![Call::to(target); parts];
     match to {
-        To::Chat(_) | To::Robot(_) => each_part(vec![]),
+        To::Chat(_) | To::Robot(_) | To::Card(_) => each_part(vec![]),
         To::Users(people) | To::Accounts(people) => {
             // Named twice is meant once.
             let mut seen = std::collections::HashSet::new();

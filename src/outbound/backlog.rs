@@ -11,14 +11,14 @@ use super::pool::Leaning;
 use super::send::Left;
 use super::{Live, Route};
 use crate::clock::Clock;
-use crate::delivery::id::MessageId;
-use crate::delivery::lanes::{LaneId, Lanes};
+use crate::delivery::id::{MessageId, short_digest};
+use crate::delivery::lanes::{Landed, LaneId, Lanes};
 use crate::delivery::random;
 use crate::delivery::retry::DINGTALK;
 use crate::delivery::state::{Next, Priority, State};
 use crate::delivery::verdict::Reason;
 use crate::dingtalk::digest::Fold;
-use crate::egress::limit::Key;
+use crate::egress::limit::{Key, Kind};
 use crate::faults::{Bug, bug};
 use crate::journal::Batch;
 use crate::journal::queue::Queue;
@@ -245,7 +245,7 @@ impl Backlog {
     pub(super) fn settle_digest(&mut self, seq: u64, left: &Left) {
         match left {
             Left::Parts => self.unfold(seq, Again::Halved),
-            Left::Finished | Left::Again { .. } => self.merge(seq),
+            Left::Finished | Left::Again { .. } | Left::Behind(_) => self.merge(seq),
         }
     }
 
@@ -375,12 +375,27 @@ impl Backlog {
         None
     }
 
+    /// The attempt of `seq`, the head of `lane`, ended because message `other` must end first: then it has its
+    /// turn again. `due_ms` is when to look again if `other` has ended already.
+    pub(super) fn wait_behind(&mut self, lane: LaneId, seq: u64, other: u64, due_ms: u64) {
+        self.flying.remove(&seq);
+        if self.entries.contains_key(&other) {
+            self.lanes.park(lane, end_of(other));
+        } else {
+            let failed = false;
+            let later = Landed::Again { due_ms, failed };
+            self.lanes.land(lane, later, self.clock.mono_ms());
+        }
+    }
+
     /// Message `seq` has ended. Its lane learns of it when it is the head's turn.
     pub(super) fn forget(&mut self, seq: u64) {
         let Some(entry) = self.entries.remove(&seq) else {
             return;
         };
         self.lanes.wake_behind(&entry.lane, |head| head == seq);
+        let waiting = self.lanes.open(&end_of(seq), usize::MAX);
+        debug_assert_eq!(waiting, None, "all that wait for its end have their turn");
         self.flying.remove(&seq);
         self.reordered.remove(&seq);
         self.failed.remove(&seq);
@@ -394,6 +409,11 @@ impl Backlog {
             self.expiries.shrink_to(2 * entries.len());
         }
     }
+}
+
+/// The gate at which those wait whose turn comes when message `seq` has ended.
+fn end_of(seq: u64) -> Key {
+    Key::new(Kind::Chat, short_digest(&[b"end", &seq.to_be_bytes()]))
 }
 
 /// What was waiting on disk at the start, taken in one by one so that no state is kept as a whole.
@@ -463,7 +483,6 @@ impl Recovery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::lanes::Landed;
     use crate::delivery::state::{Ambiguous, Call, Progress};
 
     const EPOCH_MS: u64 = 1_000_000;
@@ -483,6 +502,7 @@ mod tests {
             progress: Progress::new(vec![Call::to(vec![])]),
             fold: Fold::Markdown,
             digest: None,
+            unkeyed: false,
         }
     }
 

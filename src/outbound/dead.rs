@@ -111,8 +111,9 @@ pub fn bury(queue: &Queue<Live>, seq: u64, live: &Live, mono_ms: u64) {
     metrics::dead_letter("outbound", reason);
     let destination = match live.route {
         Route::Webhook => format!("robot/{}", live.target),
-        Route::Group => format!("{}/{}", live.app, live.target),
-        Route::People => format!("{}/people", live.app),
+        Route::CardUpdate | Route::LegacyCardUpdate => format!("{}/cards", live.app),
+        _ if live.target.is_empty() => format!("{}/people", live.app),
+        _ => format!("{}/{}", live.app, live.target),
     };
     let state = live.progress.state.label();
     match queue.dead().alert(&destination, mono_ms) {
@@ -482,6 +483,7 @@ pub(super) mod tests {
             route: Route::People,
             fold: Fold::Never,
             digest: None,
+            unkeyed: false,
             progress,
         };
         (message, live)

@@ -5,13 +5,13 @@
 //! message in it names it. The commit that ends it ends them as `merged`; or, if it came to nothing, they
 //! wait again as if they had never been in it.
 
+use super::accept::new_id;
 use super::pool::Grant;
 use super::send::{Left, Sender};
 use super::{Live, Message, dead};
-use crate::delivery::id::MessageId;
+use crate::delivery::record;
 use crate::delivery::state::{Progress, State};
 use crate::delivery::verdict::Reason;
-use crate::delivery::{random, record};
 use crate::dingtalk::digest::{self, Fold, Item};
 use crate::dingtalk::message::{At, MENTIONS_MAX};
 use crate::faults::point;
@@ -95,9 +95,8 @@ impl Sender {
             .collect();
         let language = self.settings.load().digest.map(|digest| digest.language);
         let content = digest::digest(&items, lead_live.fold, language.unwrap_or_default());
-        let random = u16::try_from(random::number() & 0xffff).unwrap_or(0);
         let message = Message {
-            id: MessageId::new(wall_ms, random, seq),
+            id: new_id(wall_ms, seq),
             content,
             at: mentioned(folded.iter().map(|(_, (message, _))| &message.at)),
             merge_key: None,

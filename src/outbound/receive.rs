@@ -10,8 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::accept::{Accepted, Once, Outbox};
 use super::dead::filter::{Cursor, Filter as DeadFilter};
 use super::lane::Command;
+use super::request::Asked;
 use super::send::limits;
-use super::{Client, Live, Message, Whom, request, show};
+use super::{Client, Live, Message, Settings, Whom, request, show};
 use crate::clock::{parse_rfc3339, rfc3339};
 use crate::delivery::id::MessageId;
 use crate::delivery::record;
@@ -122,7 +123,7 @@ impl Api {
         };
         let (route, result) = match segments.as_slice() {
             ["v1", "messages"] => match *method {
-                Method::POST => ("messages", self.post_message(request, client).await),
+                Method::POST => ("messages", self.post(request, client, request::parse).await),
                 Method::GET => ("messages", self.list_messages(request).await),
                 _ => ("messages", Err(Problem::method_not_allowed("GET or POST"))),
             },
@@ -150,6 +151,7 @@ impl Api {
             ["v1", "chats"] | ["v1", "chats", _] => {
                 ("chats", Err(Problem::method_not_allowed("GET")))
             }
+            ["v1", "cards", rest @ ..] => self.cards(rest, request, client, &who).await,
             ["v1", "quota"] if method == Method::GET => ("quota", self.get_quota(request)),
             ["v1", "quota"] => ("quota", Err(Problem::method_not_allowed("GET"))),
             _ => ("none", Err(Problem::no_such_route())),
@@ -157,7 +159,13 @@ impl Api {
         (route, result.unwrap_or_else(|problem| problem.answer()))
     }
 
-    async fn post_message(&self, request: &Request, client: &Client) -> Result<Answer, Problem> {
+    /// Takes in what `parse` makes of the request.
+    pub(super) async fn post(
+        &self,
+        request: &Request,
+        client: &Client,
+        parse: fn(&[u8], &Client, &Settings, &Chats) -> Result<Asked, Problem>,
+    ) -> Result<Answer, Problem> {
         let refuse = |problem: Problem| {
             metrics::admission(None, "refused", problem.slug());
             problem
@@ -174,7 +182,7 @@ impl Api {
         }
         let asked = {
             let settings = self.outbox.settings.load_full();
-            request::parse(&request.body, client, &settings, &self.chats).map_err(refuse)?
+            parse(&request.body, client, &settings, &self.chats).map_err(refuse)?
         };
         let priority = asked.priority;
         self.outbox.admit(priority).inspect_err(|problem| {
@@ -622,7 +630,7 @@ fn tell(answer: Answer, standing: &[Standing]) -> Answer {
     problem::with_header(answer, "ratelimit", &left)
 }
 
-fn accepted(status: u16, accepted: &Accepted, replayed: bool) -> Answer {
+pub(super) fn accepted(status: u16, accepted: &Accepted, replayed: bool) -> Answer {
     let answer = problem::json(status, accepted);
     let place = format!("/v1/messages/{}", accepted.id);
     let answer = problem::with_header(answer, "location", &place);
@@ -633,7 +641,7 @@ fn accepted(status: u16, accepted: &Accepted, replayed: bool) -> Answer {
     }
 }
 
-fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
+pub(super) fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
     let bad = || {
         let detail =
             "Idempotency-Key: must have 1 to 255 printable ASCII characters, and come once";

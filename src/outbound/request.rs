@@ -1,13 +1,14 @@
 //! What a client asks for, checked member by member before anything is stored.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::{Client, Message, Route, Settings, To};
 use crate::delivery::id::MessageId;
 use crate::delivery::state::{Ambiguous, Priority};
 use crate::dingtalk::event::ChatId;
 use crate::dingtalk::members::depth;
-use crate::dingtalk::message::{At, Content, Unfit};
+use crate::dingtalk::message::{At, Content, Unfit, a_card};
 use crate::directory::chats::{ChatState, Chats};
 use crate::egress::App;
 use crate::http::problem::Problem;
@@ -62,12 +63,20 @@ pub fn parse(
     settings: &Settings,
     chats: &Chats,
 ) -> Result<Asked, Problem> {
+    check(read(body)?, client, settings, chats)
+}
+
+/// Reads the JSON of a request; an error names the member.
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if depth(body) > DEPTH_MAX {
         return Err(invalid("the JSON is nested deeper than 32"));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let body: Body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
+        if path.starts_with("content.card") {
+            return unfit_problem(&a_card());
+        }
         let inner = crate::secret::printable(&error.inner().to_string(), 300);
         if error.inner().is_data() {
             invalid(if path == "." {
@@ -87,7 +96,34 @@ pub fn parse(
             "something follows the JSON value",
         ));
     }
-    check(body, client, settings, chats)
+    Ok(read)
+}
+
+/// Whether `client` may use `priority`.
+pub(super) fn check_priority(priority: Priority, client: &Client) -> Result<(), Problem> {
+    if priority >= client.max_priority {
+        return Ok(());
+    }
+    let detail = format!(
+        "client {:?} may use {} at most",
+        client.name,
+        client.max_priority.label()
+    );
+    let problem = Problem::new(403, "priority_not_allowed", "Priority not allowed", detail);
+    Err(problem.fix(
+        "调整 config.toml 中 [[api.clients]] 的 max_priority。",
+        "Change max_priority in [[api.clients]] of config.toml.",
+    ))
+}
+
+/// How long a message is worth sending, in milliseconds.
+pub(super) fn lifetime_ms(priority: Priority, expires_in_s: Option<u64>) -> Result<u64, Problem> {
+    let longest_ms = priority.lifetime_ms();
+    match expires_in_s {
+        Some(0) => Err(invalid("expires_in_s: must be at least 1")),
+        Some(seconds) => Ok(seconds.saturating_mul(1_000).min(longest_ms)),
+        None => Ok(longest_ms),
+    }
 }
 
 fn check(
@@ -96,19 +132,7 @@ fn check(
     settings: &Settings,
     chats: &Chats,
 ) -> Result<Asked, Problem> {
-    if body.priority < client.max_priority {
-        let detail = format!(
-            "client {:?} may use {} at most",
-            client.name,
-            client.max_priority.label()
-        );
-        return Err(
-            Problem::new(403, "priority_not_allowed", "Priority not allowed", detail).fix(
-                "调整 config.toml 中 [[api.clients]] 的 max_priority。",
-                "Change max_priority in [[api.clients]] of config.toml.",
-            ),
-        );
-    }
+    check_priority(body.priority, client)?;
     if body
         .merge_key
         .as_ref()
@@ -121,13 +145,8 @@ fn check(
             "status: needs merge_key, which says what is firing or resolved",
         ));
     }
-    let longest_ms = body.priority.lifetime_ms();
-    let lifetime_ms = match body.expires_in_s {
-        Some(0) => return Err(invalid("expires_in_s: must be at least 1")),
-        Some(seconds) => seconds.saturating_mul(1_000).min(longest_ms),
-        None => longest_ms,
-    };
-    let (route, app, cool_app_code) = route(&body, settings, chats)?;
+    let lifetime_ms = lifetime_ms(body.priority, body.expires_in_s)?;
+    let (route, app, cool_app_code) = route(&body.to, body.app.as_deref(), settings, chats)?;
     let mut message = Message {
         id: MessageId::new(0, 0, 0),
         app: app.map_or_else(String::new, |app| app.name.clone()),
@@ -157,7 +176,7 @@ fn check(
                 "Use a custom robot (to.robot) or a card to mention people.",
             ));
         }
-        Route::Group | Route::People => message.content.parts_for_enterprise_robot(),
+        _ => message.content.parts_for_enterprise_robot(),
     };
     message.parts = parts.map_err(|unfit| unfit_problem(&unfit))?;
     Ok(Asked {
@@ -169,14 +188,16 @@ fn check(
     })
 }
 
-fn route<'a>(
-    body: &Body,
+/// Which call carries a message to `to`, the app and the cool app that it goes by.
+pub(super) fn route<'a>(
+    to: &To,
+    app_name: Option<&str>,
     settings: &'a Settings,
     chats: &Chats,
 ) -> Result<(Route, Option<&'a App>, Option<String>), Problem> {
-    match &body.to {
+    match to {
         To::Robot(name) => {
-            if body.app.is_some() {
+            if app_name.is_some() {
                 return Err(invalid(
                     "app: a custom robot belongs to no app; leave it out",
                 ));
@@ -196,14 +217,17 @@ fn route<'a>(
         }
         To::Users(people) => {
             check_people("to.users", people)?;
-            Ok((Route::People, Some(app(body, settings)?), None))
+            Ok((Route::People, Some(app(app_name, settings)?), None))
         }
         To::Accounts(people) => {
             check_people("to.accounts", people)?;
-            Ok((Route::People, Some(app(body, settings)?), None))
+            Ok((Route::People, Some(app(app_name, settings)?), None))
         }
+        To::Card(_) => Err(invalid(
+            "to.card: a card is changed with PATCH /v1/cards/{out_track_id}",
+        )),
         To::Chat(id) => {
-            let app = app(body, settings)?;
+            let app = app(app_name, settings)?;
             if ChatId::new(id).is_none() {
                 return Err(invalid(
                     "to.chat: is not an openConversationId (cid…); do not decode + / = in it",
@@ -231,7 +255,8 @@ fn route<'a>(
     }
 }
 
-fn app<'a>(body: &Body, settings: &'a Settings) -> Result<&'a App, Problem> {
+/// The app of that name, or the only one.
+pub(super) fn app<'a>(name: Option<&str>, settings: &'a Settings) -> Result<&'a App, Problem> {
     let names = || {
         settings
             .apps
@@ -239,11 +264,11 @@ fn app<'a>(body: &Body, settings: &'a Settings) -> Result<&'a App, Problem> {
             .map(|app| app.name.as_str())
             .collect::<Vec<_>>()
     };
-    match &body.app {
+    match name {
         Some(name) => settings
             .apps
             .iter()
-            .find(|app| app.name == *name)
+            .find(|app| app.name == name)
             .ok_or_else(|| {
                 Problem::new(
                     422,
@@ -297,7 +322,7 @@ fn uninstalled(disbanded: bool) -> Problem {
     Problem::new(422, "chat_uninstalled", "Chat not reachable", detail).fix(zh, en)
 }
 
-fn unfit_problem(unfit: &Unfit) -> Problem {
+pub(super) fn unfit_problem(unfit: &Unfit) -> Problem {
     let status = if unfit.slug == "content_too_large" {
         413
     } else {
@@ -311,6 +336,6 @@ fn unfit_problem(unfit: &Unfit) -> Problem {
     )
 }
 
-fn invalid(detail: impl Into<String>) -> Problem {
+pub(super) fn invalid(detail: impl Into<String>) -> Problem {
     Problem::new(422, "invalid_request", "Invalid request", detail)
 }

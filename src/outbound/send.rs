@@ -10,19 +10,22 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::cards::fly::{Boarded, Said};
+use super::cards::{self, Cards, Held};
 use super::fresh::Fresh;
 use super::pool::{Grant, Leaning, is_doubtful, nobody_recognises_it};
 use super::settle::Outcomes;
 use super::{Live, Message, Route, Settings, To, dead};
 use crate::cache::token::Tokens;
 use crate::clock::Clock;
+use crate::delivery::id::MessageId;
 use crate::delivery::retry::DINGTALK;
 use crate::delivery::state::{Ambiguous, Next, State};
 use crate::delivery::verdict::{Reason, Verdict};
 use crate::delivery::{random, record};
 use crate::dingtalk::answer::Api;
 use crate::dingtalk::envelope::percent_encode;
-use crate::dingtalk::message::{At, Unfit};
+use crate::dingtalk::message::{At, Unfit, a_card};
 use crate::dingtalk::signature;
 use crate::egress::call::Request;
 use crate::egress::charge::ChargeId;
@@ -57,6 +60,8 @@ pub struct Sender {
     pub outcomes: Outcomes,
     /// What was accepted a moment ago.
     pub fresh: Arc<Fresh>,
+    /// What each card is to show.
+    pub cards: Arc<Cards>,
     /// The clock.
     pub clock: Clock,
 }
@@ -79,6 +84,21 @@ pub enum Left {
         /// Who may carry it now; `None` = nothing was learnt about that.
         leaning: Option<Leaning>,
     },
+    /// Its turn comes when another message has ended.
+    Behind(u64),
+}
+
+/// Why the call of a message is not made now.
+#[derive(Debug)]
+pub(super) enum Unready {
+    /// It never will be.
+    Dead(Reason),
+    /// Another message must end first.
+    Behind(u64),
+    /// Another message did what it was to do.
+    Merged(MessageId),
+    /// What it needs cannot be read now.
+    Unreadable,
 }
 
 /// What came of an attempt.
@@ -89,6 +109,8 @@ struct Came<'a> {
     /// Whether DingTalk recognises a repeat.
     keyed: bool,
     retry_after_s: Option<u64>,
+    /// What it says of a card.
+    card: Option<Said>,
 }
 
 impl Route {
@@ -97,6 +119,10 @@ impl Route {
             Self::Group => Api::GroupSend,
             Self::People => Api::OtoSend,
             Self::Webhook => Api::WebhookSend,
+            Self::Card => Api::CardCreate,
+            Self::CardUpdate => Api::CardUpdate,
+            Self::LegacyCard => Api::LegacyCardCreate,
+            Self::LegacyCardUpdate => Api::LegacyCardUpdate,
         }
     }
 }
@@ -122,8 +148,10 @@ impl Live {
 pub(super) fn limits(route: Route, app: &str, target: &str) -> Vec<Key> {
     match route {
         Route::Webhook => robot_keys(target),
-        Route::Group => app_keys(app, route.api(), Some(target)),
-        Route::People => app_keys(app, route.api(), None),
+        Route::Group | Route::Card | Route::LegacyCard if !target.is_empty() => {
+            app_keys(app, route.api(), Some(target))
+        }
+        _ => app_keys(app, route.api(), None),
     }
 }
 
@@ -148,9 +176,10 @@ impl Sender {
             }
         };
         live.progress.reordered |= reordered;
-        let Some(index) = live.progress.next_call() else {
+        let Some(index) = live.next_call() else {
             self.egress.give_back(permit);
-            return self.conclude(seq, &message, live, Batch::default()).await;
+            let batch = Batch::default();
+            return self.conclude(seq, &message, live, batch, None).await;
         };
         if live.ambiguous != Ambiguous::Retry && is_doubtful(&live, index, carrier.as_deref()) {
             self.egress.give_back(permit);
@@ -164,23 +193,22 @@ impl Sender {
             self.egress.give_back(permit);
             return self.await_token(seq, &message, live, index).await;
         }
-        let request = match self.request(&message, &live, index, carrier.as_deref(), token.clone())
-        {
-            Ok(request) => request,
-            Err(reason) => {
+        let ready = self.ready(&message, &live, index, carrier.as_deref(), token.clone());
+        let (request, boarded) = match ready.await {
+            Ok(ready) => ready,
+            Err(unready) => {
                 self.egress.give_back(permit);
-                if carrier.is_some() && reason.code == ROBOT_UNKNOWN {
-                    // It left its pool this very moment.
-                    return self.again_in(AT_ONCE_MS);
-                }
-                let verdict = Verdict::Dead(reason);
-                return self.unmade(seq, &message, live, index, verdict).await;
+                let carried = carrier.is_some();
+                return self.unready(seq, &message, live, unready, carried).await;
             }
         };
         live.progress.depart(index);
         live.progress.carried_by(carrier.as_deref());
+        live.unkeyed = request.api == Api::CardDeliver;
         live.digest = None;
-        let Some(charge) = self.intend(seq, &live, &permit).await else {
+        let doubtful = boarded.as_ref().is_some_and(|boarded| boarded.doubtful);
+        let api = request.api;
+        let Some(charge) = self.intend(seq, &live, &permit, boarded).await else {
             // The process is about to end; nothing left.
             self.egress.give_back(permit);
             return self.again_in(NO_TOKEN_MS);
@@ -190,31 +218,88 @@ impl Sender {
         point("call.after");
         // The limits learn from what DingTalk said, not from what we make of it.
         let (learnt, verdict) = self.pass_over(&mut live, carrier.as_deref(), judged.verdict);
+        let verdict = cards::fly::resolved(verdict, doubtful);
         let settled = self.egress.settle(permit, &learnt);
         let verdict = second_chance(verdict, live.progress.failures);
         if let (Verdict::RefreshToken(_), Some(token)) = (&verdict, &token) {
             self.tokens.refused(&live.app, token);
         }
+        let reply = judged.reply.as_ref();
         let came = Came {
             verdict: &verdict,
             charged: Some((charge, settled)),
             keyed: live.is_keyed(),
-            retry_after_s: judged.reply.and_then(|reply| reply.retry_after_s),
+            retry_after_s: reply.and_then(|reply| reply.retry_after_s),
+            card: Said::of(api, &verdict, reply),
         };
         self.settle(seq, &message, live, came).await
     }
 
     /// Writes down that a call is about to be made and what it is charged to; `None` if that failed.
-    async fn intend(&self, seq: u64, live: &Live, permit: &Permit) -> Option<ChargeId> {
+    async fn intend(
+        &self,
+        seq: u64,
+        live: &Live,
+        permit: &Permit,
+        boarded: Option<Boarded>,
+    ) -> Option<ChargeId> {
         let mut batch = Batch::default();
         self.queue.update(&mut batch, seq, live);
+        // In hand until it is on disk.
+        let boarded = boarded.map(|mut boarded| {
+            boarded.held.put(&mut batch, self.clock.wall_ms());
+            boarded
+        });
         let charge = self.egress.charge(&mut batch, permit);
         if bug(Bug::IntentNotWaitedFor) {
             self.journal.submit(batch, |_| ());
         } else {
             self.journal.commit(batch).await.ok()?;
         }
+        drop(boarded);
         Some(charge)
+    }
+
+    /// What is to be sent.
+    async fn ready(
+        &self,
+        message: &Message,
+        live: &Live,
+        index: usize,
+        carrier: Option<&str>,
+        token: Option<Secret>,
+    ) -> Result<(Request, Option<Boarded>), Unready> {
+        if message.content.is_card() {
+            let (request, boarded) = self.board(message, live, index, token).await?;
+            return Ok((request, Some(boarded)));
+        }
+        let request = self.request(message, live, index, carrier, token);
+        Ok((request.map_err(Unready::Dead)?, None))
+    }
+
+    /// The next call of `message` is not made now.
+    async fn unready(
+        &self,
+        seq: u64,
+        message: &Message,
+        live: Live,
+        unready: Unready,
+        carried: bool,
+    ) -> Left {
+        match unready {
+            // It left its pool this very moment.
+            Unready::Dead(reason) if carried && reason.code == ROBOT_UNKNOWN => {
+                self.again_in(AT_ONCE_MS)
+            }
+            Unready::Dead(reason) => {
+                let index = live.next_call().unwrap_or(0);
+                let verdict = Verdict::Dead(reason);
+                self.unmade(seq, message, live, index, verdict).await
+            }
+            Unready::Behind(other) => Left::Behind(other),
+            Unready::Merged(into) => self.merge_update(seq, message, live, into).await,
+            Unready::Unreadable => self.again_in(NO_TOKEN_MS),
+        }
     }
 
     pub(super) fn again_in(&self, delay_ms: u64) -> Left {
@@ -237,7 +322,8 @@ impl Sender {
                     live.progress.state = state;
                 }
                 live.digest = None;
-                self.conclude(seq, &message, live, Batch::default()).await
+                let batch = Batch::default();
+                self.conclude(seq, &message, live, batch, None).await
             }
             None => self.set_aside(seq).await,
         };
@@ -289,6 +375,7 @@ impl Sender {
             charged: None,
             keyed: false,
             retry_after_s: None,
+            card: None,
         };
         self.settle(seq, message, live, came).await
     }
@@ -321,6 +408,7 @@ impl Sender {
                 }
                 ("/v1.0/robot/groupMessages/send".to_owned(), body)
             }
+            To::Card(_) => return Err(unfit(&a_card())),
             // An account's id is not a DingTalk userid; sent there it might reach a stranger.
             To::Accounts(_) => return Err(not_linked()),
             To::Users(_) => {
@@ -388,8 +476,9 @@ impl Sender {
         if let Some((id, settled)) = came.charged {
             self.egress.charged(&mut batch, id, settled);
         }
+        let held = self.card_answered(message, came.card).await;
         let delay_ms = match next {
-            Next::Finished => return self.conclude(seq, message, live, batch).await,
+            Next::Finished => return self.conclude(seq, message, live, batch, held).await,
             Next::Soon => 0,
             Next::Scheduled { failures } => {
                 DINGTALK.delay_after_ms(failures, random::share(), came.retry_after_s)
@@ -401,7 +490,12 @@ impl Sender {
             self.clock.wall_ms() + delay_ms
         };
         self.queue.update(&mut batch, seq, &live);
+        let held = held.map(|mut held| {
+            held.put(&mut batch, self.clock.wall_ms());
+            held
+        });
         self.durable(batch).await;
+        drop(held);
         Left::Again {
             due_ms: self.clock.mono_ms() + delay_ms.max(AT_ONCE_MS),
             failed: delay_ms > 0,
@@ -410,24 +504,27 @@ impl Sender {
         }
     }
 
-    async fn conclude(
+    pub(super) async fn conclude(
         &self,
         seq: u64,
         message: &Message,
         mut live: Live,
         mut batch: Batch,
+        held: Option<Box<Held>>,
     ) -> Left {
         live.progress.finished_ms = Some(self.clock.wall_ms());
         live.progress.due_ms = 0;
         if !message.members.is_empty() {
             return self.conclude_digest(seq, message, live, batch).await;
         }
+        let held = self.card_ended(&mut batch, message, &live, held).await;
         self.queue.finish(&mut batch, seq, &live);
         let ended = self.outcomes.append(&mut batch, message, &live);
         let mono_ms = self.clock.mono_ms();
         let (queue, outcomes) = (self.queue.clone(), self.outcomes.clone());
         self.journal.submit(batch, move |result| {
             point("settle.after");
+            drop(held);
             if result.is_ok() {
                 queue.finished(live.tag());
                 dead::bury(&queue, seq, &live, mono_ms);
@@ -493,7 +590,7 @@ fn second_chance(verdict: Verdict, failures: u32) -> Verdict {
     }
 }
 
-fn unfit(unfit: &Unfit) -> Reason {
+pub(super) fn unfit(unfit: &Unfit) -> Reason {
     Reason::new(
         "content_refused",
         unfit.to_string(),
