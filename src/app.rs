@@ -561,7 +561,11 @@ impl Parts {
         drain: &Drain,
     ) {
         let (late, lates) = mpsc::channel(64);
-        tasks.spawn(late::answers(lates));
+        tasks.spawn(late::answers(
+            lates,
+            self.outbox.clone(),
+            self.chats.clone(),
+        ));
         let forwarder = Forwarder {
             asking: self.inbox.asking.clone(),
             late,

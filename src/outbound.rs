@@ -1,7 +1,7 @@
 //! From the platform to DingTalk: receive → accept → lane → send → settle.
 //!
 //! [`receive`] the API door · [`request`] what a client asks, checked · [`accept`] once, on disk,
-//! before the 202 · [`cards`] what each card is to show · [`backlog`] what waits, [`fresh`] what need not be read back · [`lane`] whose turn it
+//! before the 202 · [`cards`] what each card is to show, [`reply`] what the robot answers · [`backlog`] what waits, [`fresh`] what need not be read back · [`lane`] whose turn it
 //! is, under every limit · [`pool`] which robot carries it · [`fold`] a storm becomes a digest · [`send`]
 //! one attempt · [`settle`] what became of it · [`dead`] what was given up, and another chance · [`show`]
 //! how a message looks from outside.
@@ -15,6 +15,7 @@ pub mod fresh;
 pub mod lane;
 pub mod pool;
 pub mod receive;
+pub mod reply;
 pub mod request;
 pub mod send;
 pub mod settle;
@@ -113,6 +114,14 @@ pub enum To {
 }
 
 impl To {
+    /// The call of the enterprise robot that reaches it.
+    fn robots_route(&self) -> Route {
+        match self {
+            Self::Chat(_) => Route::Group,
+            _ => Route::People,
+        }
+    }
+
     /// The chat, robot or card; empty for people.
     pub fn target(&self) -> &str {
         match self {
@@ -179,6 +188,9 @@ pub struct Message {
     /// Of a digest: the messages that are in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MessageId>,
+    /// The address of whoever it replies to, sealed, if that has a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// Who sent it.
     pub client: String,
 }
@@ -218,6 +230,9 @@ pub struct Live {
     /// The call under way is one that DingTalk would do a second time, though others of its route are not.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unkeyed: bool,
+    /// Of a reply: its session does not take it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub session_over: bool,
 }
 
 /// Which call carries a message, and so which limits cover it.

@@ -48,6 +48,7 @@ pub(crate) fn message(seq: u64, lanes: u64, wall_ms: u64) -> (Vec<u8>, Live) {
         resolved: false,
         parts: vec![],
         members: vec![],
+        session: None,
         client: "bench".to_owned(),
     };
     let payload = record::encode(&message);
@@ -65,6 +66,7 @@ pub(crate) fn message(seq: u64, lanes: u64, wall_ms: u64) -> (Vec<u8>, Live) {
         fold: Fold::Text,
         digest: None,
         unkeyed: false,
+        session_over: false,
         progress: Progress::new(vec![Call::to(vec![])]),
     };
     (payload, live)

@@ -1,15 +1,74 @@
-//! Answers of the platform that came too late for those who waited.
+//! Answers of the platform that came too late for those who waited: they go out like its requests.
+
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::inbound::answer::Late;
+use crate::delivery::event::Ask;
+use crate::dingtalk::instance::Patch;
+use crate::directory::chats::Chats;
+use crate::http::problem::Problem;
+use crate::inbound::answer::{Answer, Late};
+use crate::outbound::accept::{Once, Outbox};
+use crate::outbound::reply;
 
 /// Takes them until nobody sends any more.
-pub(super) async fn answers(mut lates: mpsc::Receiver<Late>) {
+pub(super) async fn answers(
+    mut lates: mpsc::Receiver<Late>,
+    outbox: Arc<Outbox>,
+    chats: Arc<Chats>,
+) {
     while let Some(late) = lates.recv().await {
-        tracing::error!(app = late.app, "a late answer is lost");
-        if late.done.send(true).is_err() {
-            tracing::debug!("the delivery that brought the answer is gone");
-        }
+        let (outbox, chats) = (outbox.clone(), chats.clone());
+        // One card's answer does not wait for another's.
+        tokio::spawn(async move {
+            let stored = match store(&outbox, &chats, &late.app, late.ask, late.answer).await {
+                Ok(()) => true,
+                // It may be taken later: the event comes to the platform again, and so does the answer.
+                Err(problem) if problem.is_retryable() => false,
+                Err(problem) => {
+                    tracing::error!(
+                        app = late.app,
+                        detail = problem.detail(),
+                        "a late answer of the platform cannot be used"
+                    );
+                    true
+                }
+            };
+            if late.done.send(stored).is_err() {
+                tracing::debug!("the delivery that brought the answer is gone");
+            }
+        });
     }
+}
+
+async fn store(
+    outbox: &Outbox,
+    chats: &Chats,
+    app: &str,
+    ask: Ask,
+    answer: Answer,
+) -> Result<(), Problem> {
+    match (ask, answer) {
+        (Ask::Click { card, user }, Answer::Card(answer)) => {
+            let private = Some(answer.private_data).filter(|private| !private.is_empty());
+            let patch = Patch {
+                data: answer.data,
+                private_data: private.map(|private| (user, private)).into_iter().collect(),
+                ..Patch::default()
+            };
+            outbox.patch_card(app, &card, patch, true).await?;
+        }
+        (Ask::Message { reply_to }, Answer::Reply(content)) => {
+            let asked = {
+                let settings = outbox.settings.load_full();
+                reply::answer(&reply_to, content, &settings, chats)?
+            };
+            outbox.admit(asked.priority)?;
+            outbox.accept(asked, Once::Unkeyed).await?;
+        }
+        // Nothing is to be sent.
+        _ => {}
+    }
+    Ok(())
 }

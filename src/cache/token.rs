@@ -232,6 +232,7 @@ impl Tokens {
         };
         let request = Request {
             api: Api::Token,
+            session: None,
             path: "/v1.0/oauth2/accessToken".to_owned(),
             token: None,
             body: Bytes::from(serde_json::to_vec(&body).unwrap_or_default()),

@@ -37,7 +37,9 @@ impl std::fmt::Debug for ReplyTo {
 impl ReplyTo {
     /// The address of whoever said `message`; `session` is its session if that may be used.
     pub fn of(message: &RobotMessage, session: Option<&Session>) -> Self {
-        let chat = message.chat.as_ref().filter(|_| message.group);
+        // Of somebody whom nobody can address, the conversation is all that is known.
+        let named = |_: &&ChatId| message.group || message.user.is_none();
+        let chat = message.chat.as_ref().filter(named);
         Self {
             chat: chat.map(ChatId::as_str).map(ToOwned::to_owned),
             user: message.user.clone(),

@@ -120,6 +120,7 @@ impl Titles {
             .egress
             .call(Request {
                 api: Api::SceneGroup,
+                session: None,
                 path: "/v1.0/im/sceneGroups/query".to_owned(),
                 token: Some(token.clone()),
                 body: Bytes::from(serde_json::to_vec(&query).unwrap_or_default()),

@@ -6,7 +6,7 @@ use hyper::Method;
 use super::Egress;
 use crate::delivery::verdict::Verdict;
 use crate::dingtalk::answer::{self, Answer, Api, NoAnswer};
-use crate::http::transport::{Call, Reply};
+use crate::http::transport::{Call, Origin, Reply};
 use crate::secret::Secret;
 
 /// A request to DingTalk.
@@ -14,6 +14,8 @@ use crate::secret::Secret;
 pub struct Request {
     /// Which call.
     pub api: Api,
+    /// The host of a session of the robot, if it goes by one: a webhook that lives for an hour and a half.
+    pub session: Option<Origin>,
     /// Path with query; may hold a secret.
     pub path: String,
     /// The access token, for the new generation.
@@ -35,10 +37,11 @@ impl Egress {
     /// Makes the call, which must hold a permit, and judges it.
     pub async fn call(&self, request: Request) -> Judged {
         let settings = self.settings.load_full();
-        let origin = match request.api {
+        let own = match request.api {
             Api::WebhookSend | Api::UserLookup => &settings.oapi,
             _ => &settings.api,
         };
+        let origin = request.session.as_ref().unwrap_or(own);
         let mut headers = vec![
             ("content-type", "application/json"),
             ("accept", "application/json"),
@@ -85,11 +88,20 @@ impl Egress {
                 (answer::judge_no_answer(request.api, &failure), "none", None)
             }
         };
-        let label = request.api.label();
+        let label = match &request.session {
+            Some(_) => "robot.sendBySession",
+            None => request.api.label(),
+        };
         crate::metrics::verdict(label, verdict.label(), code);
         let us = self.clock.mono_us() - started_us;
         crate::metrics::attempt("outbound", label, verdict.label(), us);
         Judged { verdict, reply }
+    }
+
+    /// Whether `origin` is one of DingTalk's hosts.
+    pub fn is_dingtalk(&self, origin: &Origin) -> bool {
+        let settings = self.settings.load();
+        *origin == settings.api || *origin == settings.oapi
     }
 
     fn note_skew(&self, reply: &Reply) {

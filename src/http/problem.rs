@@ -104,6 +104,16 @@ impl Problem {
         self.slug
     }
 
+    /// What was seen.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Whether the same may be taken later.
+    pub fn is_retryable(&self) -> bool {
+        self.retry_after_s.is_some()
+    }
+
     /// The document as an answer.
     pub fn answer(&self) -> Answer {
         #[derive(Serialize)]
@@ -128,7 +138,7 @@ impl Problem {
             title: self.title,
             status: self.status.as_u16(),
             detail: &self.detail,
-            retryable: self.retry_after_s.is_some(),
+            retryable: self.is_retryable(),
             retry_after_s: self.retry_after_s,
             reason: self.reason,
             fix_zh: self.fix.as_ref().map(|(zh, _)| zh.as_str()),

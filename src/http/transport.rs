@@ -250,14 +250,13 @@ impl Transport {
     ) -> Result<Reply, String> {
         let Idle {
             mut send, written, ..
-        } = match self.pooled(origin) {
-            Some(idle) => idle,
-            None => {
-                let connect = async { self.handshake(self.dial(origin).await?).await };
-                tokio::time::timeout(self.connect_timeout, connect)
-                    .await
-                    .map_err(|_| self.not_connected())??
-            }
+        } = if let Some(idle) = self.pooled(origin) {
+            idle
+        } else {
+            let connect = async { self.handshake(self.dial(origin).await?).await };
+            tokio::time::timeout(self.connect_timeout, connect)
+                .await
+                .map_err(|_| self.not_connected())??
         };
         send.ready().await.map_err(|e| e.to_string())?;
         let before = written.load(Ordering::Acquire);

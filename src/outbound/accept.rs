@@ -212,6 +212,7 @@ impl Outbox {
             fold: fold(&message.content, priority, ambiguous),
             digest: None,
             unkeyed: false,
+            session_over: false,
         };
         let mut held = self.new_card(&message, &state).await?;
         let mut batch = Batch::default();

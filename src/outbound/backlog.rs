@@ -503,6 +503,7 @@ mod tests {
             fold: Fold::Markdown,
             digest: None,
             unkeyed: false,
+            session_over: false,
         }
     }
 

@@ -460,6 +460,7 @@ pub(super) mod tests {
             resolved: false,
             parts: vec![],
             members: vec![],
+            session: None,
             client: "platform".into(),
         };
         let recipients = vec!["u1".to_owned(), "u2".to_owned()];
@@ -484,6 +485,7 @@ pub(super) mod tests {
             fold: Fold::Never,
             digest: None,
             unkeyed: false,
+            session_over: false,
             progress,
         };
         (message, live)

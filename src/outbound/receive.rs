@@ -12,7 +12,7 @@ use super::dead::filter::{Cursor, Filter as DeadFilter};
 use super::lane::Command;
 use super::request::Asked;
 use super::send::limits;
-use super::{Client, Live, Message, Settings, Whom, request, show};
+use super::{Client, Live, Message, Settings, Whom, reply, request, show};
 use crate::clock::{parse_rfc3339, rfc3339};
 use crate::delivery::id::MessageId;
 use crate::delivery::record;
@@ -151,6 +151,10 @@ impl Api {
             ["v1", "chats"] | ["v1", "chats", _] => {
                 ("chats", Err(Problem::method_not_allowed("GET")))
             }
+            ["v1", "replies"] if method == Method::POST => {
+                ("replies", self.post(request, client, reply::parse).await)
+            }
+            ["v1", "replies"] => ("replies", Err(Problem::method_not_allowed("POST"))),
             ["v1", "cards", rest @ ..] => self.cards(rest, request, client, &who).await,
             ["v1", "quota"] if method == Method::GET => ("quota", self.get_quota(request)),
             ["v1", "quota"] => ("quota", Err(Problem::method_not_allowed("GET"))),

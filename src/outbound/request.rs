@@ -159,6 +159,7 @@ fn check(
         resolved: body.status == Some(Status::Resolved),
         parts: vec![],
         members: vec![],
+        session: None,
         client: client.name.clone(),
     };
     // What cannot be rendered now never can be.

@@ -15,7 +15,7 @@ use super::cards::{self, Cards, Held};
 use super::fresh::Fresh;
 use super::pool::{Grant, Leaning, is_doubtful, nobody_recognises_it};
 use super::settle::Outcomes;
-use super::{Live, Message, Route, Settings, To, dead};
+use super::{Live, Message, Route, Settings, To, dead, reply};
 use crate::cache::token::Tokens;
 use crate::clock::Clock;
 use crate::delivery::id::MessageId;
@@ -207,7 +207,7 @@ impl Sender {
         live.unkeyed = request.api == Api::CardDeliver;
         live.digest = None;
         let doubtful = boarded.as_ref().is_some_and(|boarded| boarded.doubtful);
-        let api = request.api;
+        let (api, by_session) = (request.api, request.session.is_some());
         let Some(charge) = self.intend(seq, &live, &permit, boarded).await else {
             // The process is about to end; nothing left.
             self.egress.give_back(permit);
@@ -217,7 +217,12 @@ impl Sender {
         let judged = self.egress.call(request).await;
         point("call.after");
         // The limits learn from what DingTalk said, not from what we make of it.
-        let (learnt, verdict) = self.pass_over(&mut live, carrier.as_deref(), judged.verdict);
+        let verdict = if by_session {
+            reply::after_session(&mut live, judged.verdict)
+        } else {
+            judged.verdict
+        };
+        let (learnt, verdict) = self.pass_over(&mut live, carrier.as_deref(), verdict);
         let verdict = cards::fly::resolved(verdict, doubtful);
         let settled = self.egress.settle(permit, &learnt);
         let verdict = second_chance(verdict, live.progress.failures);
@@ -395,6 +400,9 @@ impl Sender {
         carrier: Option<&str>,
         token: Option<Secret>,
     ) -> Result<Request, Reason> {
+        if let Some(request) = self.by_session(message, live, index) {
+            return Ok(request);
+        }
         let (content, _) = message.part(index);
         let (path, body) = match &message.to {
             To::Robot(name) => self.webhook(message, carrier.unwrap_or(name), index)?,
@@ -425,6 +433,7 @@ impl Sender {
         };
         Ok(Request {
             api: live.route.api(),
+            session: None,
             path,
             token,
             body: Bytes::from(body.to_string()),

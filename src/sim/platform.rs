@@ -35,7 +35,9 @@ pub struct PlatformSwitches {
 
 /// What somebody at the platform would do about an event: from the event to a reaction.
 #[derive(Clone)]
-pub struct Reflex(Arc<dyn Fn(&Value) -> Option<Reaction> + Send + Sync>);
+pub struct Reflex(Arc<Act>);
+
+type Act = dyn Fn(&Value) -> Option<Reaction> + Send + Sync;
 
 /// An answer to an event.
 #[derive(Debug, Clone)]

@@ -189,6 +189,15 @@ async fn whoever_clicks_while_the_platform_is_slow_sees_that_it_is_under_way() {
     assert_eq!(card.seen_by("manager0001")["dingd_state"], "pending");
     assert_eq!(card.seen_by("manager0002").get("dingd_state"), None);
     assert_eq!(card.public["status"], "firing");
+    until(
+        "the late answer is on the card, and nothing is under way",
+        async || {
+            let card = stage.box_.card("alert-1").unwrap();
+            card.public["status"] == "acked"
+                && card.seen_by("manager0001")["dingd_state"].is_empty()
+        },
+    )
+    .await;
     stage.close().await;
 }
 
@@ -210,8 +219,15 @@ async fn whoever_clicks_while_the_platform_is_down_is_told_at_once() {
         let card = stage.box_.card("alert-1").unwrap();
         assert_eq!(card.seen_by("manager0001")["dingd_state"], "pending");
     }
-    stage.platform.set(PlatformSwitches::default());
-    until("all are told", async || stage.events(CLICKED).len() == 3).await;
+    stage.platform.set(reflex(first_come()));
+    until("all are told, and the card tells the truth", async || {
+        let card = stage.box_.card("alert-1").unwrap();
+        let seen = card.seen_by("manager0001");
+        stage.events(CLICKED).len() == 3
+            && seen["dingd_state"].is_empty()
+            && seen.get("ack_by").is_some_and(|by| by == "manager0001")
+    })
+    .await;
     stage.close().await;
 }
 

@@ -32,6 +32,7 @@ mod pools;
 mod process;
 mod quota;
 mod requests;
+mod robot;
 mod seeded;
 mod sends;
 mod simulation;

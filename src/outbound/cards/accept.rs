@@ -235,6 +235,7 @@ impl Outbox {
             fold: Fold::Never,
             digest: None,
             unkeyed: false,
+            session_over: false,
         };
         let message = Message {
             id,
@@ -248,6 +249,7 @@ impl Outbox {
             resolved: false,
             parts: vec![],
             members: vec![],
+            session: None,
             client: client.to_owned(),
         };
         live.bytes = record::encode(&message).len() as u64;

@@ -116,6 +116,7 @@ pub fn card(
         resolved: false,
         parts: vec![],
         members: vec![],
+        session: None,
         client: client.name.clone(),
     };
     Ok(Asked {

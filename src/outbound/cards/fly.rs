@@ -257,6 +257,7 @@ fn request(
 ) -> Request {
     Request {
         api,
+        session: None,
         path: path.to_owned(),
         token,
         body: Bytes::from(Value::Object(body).to_string()),

@@ -64,6 +64,7 @@ impl Registrar {
             "apiSecret": route.secret.expose(), "forceUpdate": force});
         let request = Request {
             api: Api::CardRegister,
+            session: None,
             path: "/v1.0/card/callbacks/register".to_owned(),
             token: Some(token.clone()),
             body: Bytes::from(body.to_string()),
@@ -197,6 +198,7 @@ mod tests {
                 secret: secret.then(|| Secret::new("0123456789abcdef")),
                 ..Cards::default()
             },
+            stream: None,
         }
     }
 

@@ -103,6 +103,11 @@ impl DingTalk {
         self.world().robot_url = url.map(str::to_owned);
     }
 
+    /// Every reply address dies now, before its time.
+    pub fn end_sessions(&self) {
+        self.world().sessions.clear();
+    }
+
     /// Somebody says something to the robot in a group.
     pub async fn say(&self, chat: &str, user: &str, text: &str) -> Said {
         self.speak(&Speech::in_group(chat, user, text)).await
