@@ -11,6 +11,7 @@ mod chat;
 mod directory;
 mod events;
 mod gate;
+mod gateway;
 mod limits;
 mod messages;
 mod push;
@@ -32,6 +33,8 @@ use std::time::{Duration, Instant};
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 pub use self::callback::Callback;
 pub use self::cards::{
@@ -40,6 +43,7 @@ pub use self::cards::{
 };
 pub use self::chat::{Part, Said, Speech, Words};
 pub use self::events::Casing;
+pub use self::gateway::{Ack, Connection, Gateway, Outcome, Sent, Settled, StreamSettings, Why};
 pub use self::push::PushResult;
 pub use self::records::{Delivered, Penalty, Request, Via, Way};
 pub use self::settings::{App, Group, Robot, Settings, User};
@@ -50,7 +54,7 @@ use self::ask::Ask;
 use self::callback::Seal;
 use self::world::World;
 use super::clock;
-use super::server::{self, Answer, Server, Service};
+use super::server::{self, Answer, Server, Service, Switch};
 
 /// A handle to a running box; clones share it, and it ends with the last of them.
 #[derive(Debug, Clone)]
@@ -62,6 +66,16 @@ pub struct DingTalk {
 struct Running {
     stage: Arc<Stage>,
     server: Server,
+    /// What the box does of its own accord; it ends with the box.
+    couriers: Mutex<JoinSet<()>>,
+}
+
+impl Running {
+    fn spawn(&self, courier: impl Future<Output = ()> + Send + 'static) {
+        let mut couriers = self.couriers.lock().unwrap_or_else(PoisonError::into_inner);
+        while couriers.try_join_next().is_some() {}
+        couriers.spawn(courier);
+    }
 }
 
 /// What the server's tasks see. It does not hold the server, so that the two cannot keep each
@@ -71,6 +85,10 @@ struct Stage {
     world: Mutex<World>,
     seal: Seal,
     started: Instant,
+    /// A Stream connection has come up.
+    arrived: Notify,
+    /// Something that was sent over Stream is settled.
+    settled: Notify,
 }
 
 impl DingTalk {
@@ -81,10 +99,16 @@ impl DingTalk {
             seal: Seal::of(&settings.app),
             world: Mutex::new(World::new(settings, url)),
             started: clock::now(),
+            arrived: Notify::new(),
+            settled: Notify::new(),
         });
         let server = Server::start(listener, Arc::clone(&stage));
         Self {
-            running: Arc::new(Running { stage, server }),
+            running: Arc::new(Running {
+                stage,
+                server,
+                couriers: Mutex::new(JoinSet::new()),
+            }),
         }
     }
 
@@ -96,6 +120,8 @@ impl DingTalk {
     /// Closes the listener and every connection; what was recorded can still be read.
     pub async fn stop(&self) {
         self.running.server.stop().await;
+        let couriers = self.running.couriers.lock();
+        couriers.unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 
     /// The messages that reached a chat or a person, in order.
@@ -146,7 +172,7 @@ impl DingTalk {
 
     /// Milliseconds since the start: the scale of all records.
     pub fn elapsed_ms(&self) -> u64 {
-        clock::millis(clock::now().duration_since(self.running.stage.started))
+        self.running.stage.elapsed_ms()
     }
 
     /// Somebody installs the cool app in a group, which may be new; returns the event's text.
@@ -211,6 +237,25 @@ impl Stage {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn elapsed_ms(&self) -> u64 {
+        clock::millis(clock::now().duration_since(self.started))
+    }
+
+    /// A request as far as its head says.
+    fn ask(&self, request: &HttpRequest<Incoming>) -> Ask {
+        Ask {
+            at: clock::now(),
+            at_ms: self.elapsed_ms(),
+            method: request.method().as_str().to_owned(),
+            path: request.uri().path().to_owned(),
+            query: request.uri().query().unwrap_or_default().to_owned(),
+            content_type: server::header(request, "content-type"),
+            accept: server::header(request, "accept"),
+            token: server::header(request, "x-acs-dingtalk-access-token"),
+            body: bytes::Bytes::new(),
+        }
+    }
+
     /// The one place where time is read for a request: under the lock, so that records, windows
     /// and order agree.
     fn work(&self, mut ask: Ask) -> Option<Answer> {
@@ -226,6 +271,10 @@ impl Service for Stage {
         !self.world().switches.refuse
     }
 
+    async fn switch(self: Arc<Self>, request: &mut HttpRequest<Incoming>) -> Switch {
+        gateway::switch(self, request).await
+    }
+
     async fn serve(self: Arc<Self>, request: HttpRequest<Incoming>) -> Option<Answer> {
         let path = request.uri().path().to_owned();
         let slow_ms = {
@@ -236,16 +285,7 @@ impl Service for Stage {
             }
             if concerned { world.switches.slow_ms } else { 0 }
         };
-        let mut ask = Ask {
-            at: self.started,
-            at_ms: 0,
-            method: request.method().as_str().to_owned(),
-            path,
-            query: request.uri().query().unwrap_or_default().to_owned(),
-            content_type: server::header(&request, "content-type"),
-            token: server::header(&request, "x-acs-dingtalk-access-token"),
-            body: bytes::Bytes::new(),
-        };
+        let mut ask = self.ask(&request);
         ask.body = server::body(request.into_body()).await?;
         let answer = self.work(ask);
         // After the work, because the nasty case is a message that arrives without its answer.

@@ -1,6 +1,7 @@
 //! A plain HTTP/1.1 server that can also misbehave: refuse at accept, or close without an answer.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,10 +32,33 @@ pub(super) struct Answer {
     pub(super) body: String,
 }
 
+/// What goes on with a connection after its last HTTP answer.
+pub(super) type Onward = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What becomes of a request that may be the last one of its connection.
+pub(super) enum Switch {
+    /// It is a request like any other.
+    No,
+    /// The connection is closed without a byte.
+    Cut,
+    /// This is the answer, and HTTP goes on.
+    Answer(Answer),
+    /// This is the last answer.
+    Onward(Answer, Onward),
+}
+
 /// One side of the wire: what happens to a request.
 pub(super) trait Service: Send + Sync + 'static {
     /// Whether a new connection is served at all.
     fn admits(&self) -> bool;
+
+    /// Whether the connection is to become something else than HTTP.
+    fn switch(
+        self: Arc<Self>,
+        _request: &mut Request<Incoming>,
+    ) -> impl Future<Output = Switch> + Send {
+        async { Switch::No }
+    }
 
     /// Answers; `None` closes the connection without a byte.
     fn serve(
@@ -141,26 +165,42 @@ async fn accept<S: Service>(listener: TcpListener, service: Arc<S>, halt: Arc<No
 async fn connection<S: Service>(stream: TcpStream, service: Arc<S>) {
     // Small answers must not wait for an acknowledgement of the other side.
     drop(stream.set_nodelay(true));
-    let handler = service_fn(move |request| {
-        let service = Arc::clone(&service);
+    let onward = Arc::new(Mutex::new(None));
+    let handler = service_fn(|mut request| {
+        let (service, onward) = (Arc::clone(&service), Arc::clone(&onward));
         async move {
             // An error makes hyper drop the connection without writing anything.
-            service.serve(request).await.map(response).ok_or(Cut)
+            match Arc::clone(&service).switch(&mut request).await {
+                Switch::No => service.serve(request).await.map(response).ok_or(Cut),
+                Switch::Cut => Err(Cut),
+                Switch::Answer(answer) => Ok(response(answer)),
+                Switch::Onward(answer, then) => {
+                    *onward.lock().unwrap_or_else(PoisonError::into_inner) = Some(then);
+                    Ok(response(answer))
+                }
+            }
         }
     });
     // A failed connection is the client's affair, or one that we cut on purpose.
     drop(
         hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(stream), handler)
+            .with_upgrades()
             .await,
     );
+    let then = onward.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(then) = then {
+        then.await;
+    }
 }
 
 fn response(answer: Answer) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(answer.body)));
     *response.status_mut() =
         StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if let Ok(value) = HeaderValue::try_from(answer.content_type) {
+    if let Ok(value) = HeaderValue::try_from(answer.content_type)
+        && !value.is_empty()
+    {
         response.headers_mut().insert(CONTENT_TYPE, value);
     }
     for (name, value) in answer.headers {

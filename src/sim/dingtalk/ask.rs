@@ -17,12 +17,13 @@ pub(super) struct Ask {
     pub(super) path: String,
     pub(super) query: String,
     pub(super) content_type: Option<String>,
+    pub(super) accept: Option<String>,
     pub(super) token: Option<String>,
     pub(super) body: Bytes,
 }
 
 /// Query parameters whose values are credentials.
-const SECRET: [&str; 4] = ["access_token", "appsecret", "sign", "session"];
+const SECRET: [&str; 5] = ["access_token", "appsecret", "sign", "session", "ticket"];
 
 impl Ask {
     /// Stands for something that is judged like a request and is none.
@@ -34,6 +35,7 @@ impl Ask {
             path: what.to_owned(),
             query: String::new(),
             content_type: None,
+            accept: None,
             token: None,
             body: Bytes::new(),
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::DingTalk;
+use super::gateway::Settled;
 use super::push;
 use super::records::{Via, Way};
 use super::sign::Signed;
@@ -77,19 +78,6 @@ pub struct Said {
 }
 
 impl Said {
-    fn unsent(body: &str) -> Self {
-        Self {
-            way: Way::Stream,
-            body: body.to_owned(),
-            status: 0,
-            acknowledged: false,
-            elapsed: Duration::ZERO,
-            answer: String::new(),
-            replied: false,
-            error: Some("no Stream connection".to_owned()),
-        }
-    }
-
     /// A member of what the app was told.
     pub fn told(&self, name: &str) -> Value {
         let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
@@ -139,7 +127,7 @@ impl DingTalk {
             (world.robot_url.clone(), secret)
         };
         let Some(url) = url else {
-            return Said::unsent(body);
+            return self.pass_on_by_stream(body).await;
         };
         let start = clock::now();
         let headers = signed.robot(&secret);
@@ -164,6 +152,27 @@ impl DingTalk {
             answer,
             replied: reply == Ok(true),
             error: reply.err(),
+        }
+    }
+
+    async fn pass_on_by_stream(&self, body: &str) -> Said {
+        let gateway = self.gateway();
+        let id = gateway.send_robot_message(body);
+        let outcome = gateway.settled(&id).await;
+        let acknowledged = outcome.settled == Settled::Done;
+        let (status, answer) = outcome
+            .ack
+            .map_or((0, String::new()), |ack| (ack.code, ack.data));
+        Said {
+            way: Way::Stream,
+            body: body.to_owned(),
+            status,
+            acknowledged,
+            elapsed: outcome.elapsed,
+            answer,
+            // Whatever it holds, DingTalk ignores it.
+            replied: false,
+            error: (!acknowledged).then(|| format!("{:?}", outcome.settled)),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::ask::{Ask, code_of, errcode, error, reply, typed};
 use super::limits::{Limit, Pass};
 use super::records::Request;
 use super::world::World;
-use super::{cards, chat, directory, messages, robot, tokens};
+use super::{cards, chat, directory, gateway, messages, robot, tokens};
 use crate::sim::server::Answer;
 
 /// Far above what any answer of DingTalk needs.
@@ -107,6 +107,7 @@ fn find(ask: &Ask) -> Option<(Door, Handler)> {
         ("POST", "/v1.0/oauth2/accessToken") => (Door::Token, tokens::internal),
         ("POST", path) if is_corp_token(path) => (Door::Token, tokens::unified),
         ("GET", "/gettoken") => (Door::LegacyToken, tokens::legacy),
+        ("POST", "/v1.0/gateway/connections/open") => (Door::Token, gateway::open),
         ("POST", "/v1.0/robot/groupMessages/send") => (Door::New, messages::group),
         ("POST", "/v1.0/robot/oToMessages/batchSend") => (Door::New, messages::one_to_one),
         ("POST", "/v1.0/im/sceneGroups/query") => (Door::New, directory::scene_group),

@@ -1,6 +1,7 @@
 //! What the box is made of: one app, its robots, groups and people.
 
 use super::cards::CardSettings;
+use super::gateway::StreamSettings;
 
 /// Everything that is fixed when the box starts.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct Settings {
     pub session_url: Option<String>,
     /// How cards behave.
     pub cards: CardSettings,
+    /// How the Stream gateway behaves.
+    pub stream: StreamSettings,
 }
 
 impl Default for Settings {
@@ -55,6 +58,7 @@ impl Default for Settings {
             session_life_ms: 5_400_000,
             session_url: None,
             cards: CardSettings::default(),
+            stream: StreamSettings::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ mod app;
 mod cards;
 mod chat;
 mod clicks;
+mod gateway;
 
 async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()

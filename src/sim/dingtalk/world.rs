@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::ask::Ask;
 use super::cards::Cards;
 use super::chat::Sessions;
+use super::gateway::Switchboard;
 use super::limits::Limits;
 use super::records::{Delivered, Penalty, Request};
 use super::settings::{Group, Settings};
@@ -32,6 +33,7 @@ pub(super) struct World {
     /// (access token, msgUuid) → the body that was delivered under it.
     pub(super) uuids: HashMap<(String, String), Value>,
     pub(super) cards: Cards,
+    pub(super) links: Switchboard,
     pub(super) delivered: Vec<Delivered>,
     pub(super) requests: Vec<Request>,
     pub(super) penalties: Vec<Penalty>,
@@ -52,6 +54,7 @@ impl World {
             left: Vec::new(),
             uuids: HashMap::new(),
             cards: Cards::default(),
+            links: Switchboard::default(),
             delivered: Vec::new(),
             requests: Vec::new(),
             penalties: Vec::new(),

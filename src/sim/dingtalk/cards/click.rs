@@ -9,7 +9,10 @@ use crate::sim::clock;
 use crate::sim::dingtalk::records::Way;
 use crate::sim::dingtalk::sign::Signed;
 use crate::sim::dingtalk::world::World;
-use crate::sim::dingtalk::{DingTalk, push};
+use crate::sim::dingtalk::{Ack, DingTalk, push};
+
+/// The topic of clicks.
+const TOPIC: &str = "/v1.0/card/instances/callback";
 
 /// A click, and how it is told to the app.
 #[derive(Debug, Clone)]
@@ -148,7 +151,12 @@ impl DingTalk {
                 let call = push::call(url, &headers, body, plan.patience);
                 (Way::Http, call.await)
             }
-            Target::Stream => (Way::Stream, Err("no Stream connection".to_owned())),
+            Target::Stream => {
+                let data = self.click_data(click).unwrap_or_default();
+                let gateway = self.gateway();
+                let call = gateway.callback(TOPIC, click.message_id.clone(), data, plan.patience);
+                (Way::Stream, call.await.map(|ack| response(&ack)))
+            }
         };
         let elapsed = clock::now().duration_since(start);
         self.settle(click, &plan, way, returned, elapsed)
@@ -162,6 +170,23 @@ impl DingTalk {
         let mut body = body(&world, &card, click)?;
         carry(&mut body, click, click.carriers == Carriers::Usual);
         Some(Value::Object(body).to_string())
+    }
+
+    /// The data of the frame that [`Self::click_with`] sends over Stream; `None` when there is no
+    /// such card or person.
+    pub fn click_data(&self, click: &Click) -> Option<String> {
+        let mut world = self.world();
+        let card = world.cards.get(&click.out_track_id)?.clone();
+        let mut data = body(&world, &card, click)?;
+        carry(&mut data, click, false);
+        if let Some(space) = card.spaces.first() {
+            data.insert("spaceId".to_owned(), json!(space.id));
+            data.insert("spaceType".to_owned(), json!(space.kind));
+        }
+        let kind = if card.by_unionid { 2 } else { 1 };
+        data.insert("userIdType".to_owned(), json!(kind));
+        data.insert("extension".to_owned(), json!("{}"));
+        Some(Value::Object(data).to_string())
     }
 
     /// Judges the answer and lets it change the card.
@@ -195,6 +220,17 @@ impl DingTalk {
             body,
             error: judged.err(),
         }
+    }
+}
+
+/// The card's answer, out of the acknowledgement's data; nothing when it has none.
+fn response(ack: &Ack) -> Returned {
+    let data: Value = serde_json::from_str(&ack.data).unwrap_or_default();
+    Returned {
+        status: ack.code,
+        body: data
+            .get("response")
+            .map_or_else(String::new, Value::to_string),
     }
 }
 

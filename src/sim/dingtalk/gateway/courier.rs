@@ -1,0 +1,162 @@
+//! The way of one letter: sent, waited for, sent again, until it is acknowledged or given up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::{Ack, Kind, Letter, Outcome, Settled, Waiting, post};
+use crate::sim::clock;
+use crate::sim::dingtalk::Stage;
+
+/// How often and how long a letter is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// From one sending to the next.
+    pub(super) again: Duration,
+    /// Until it is given up.
+    pub(super) keep: Duration,
+    /// Whether it waits for a connection when there is none.
+    pub(super) waits: bool,
+}
+
+/// A letter whose acknowledgements are listened to. It ends with this.
+pub(super) struct Courier {
+    stage: Arc<Stage>,
+    letter: Letter,
+    event_id: Option<String>,
+    verdicts: UnboundedReceiver<Ack>,
+    start: Instant,
+    tries: u32,
+    last: Option<Ack>,
+}
+
+impl Courier {
+    /// From here on the letter counts as being on its way.
+    pub(super) fn new(stage: Arc<Stage>, letter: Letter, event_id: Option<String>) -> Self {
+        let (sender, verdicts) = unbounded_channel();
+        let start = clock::now();
+        let waiting = Waiting {
+            kind: letter.kind,
+            topic: letter.topic.clone(),
+            verdicts: sender,
+            sent: start,
+        };
+        let id = letter.message_id.clone();
+        stage.world().links.waiting.insert(id, waiting);
+        Self {
+            stage,
+            letter,
+            event_id,
+            verdicts,
+            start,
+            tries: 0,
+            last: None,
+        }
+    }
+
+    /// Sends until it is done or given up.
+    pub(super) async fn carry(mut self, patience: Patience) -> Outcome {
+        let settled = self.deliver(patience).await;
+        if settled == Settled::Done && self.doubles() {
+            self.send();
+        }
+        self.settle(settled)
+    }
+
+    async fn deliver(&mut self, patience: Patience) -> Settled {
+        loop {
+            let left = patience.keep.saturating_sub(self.age());
+            if left.is_zero() && self.tries > 0 {
+                return Settled::GivenUp;
+            }
+            if !self.sent_or_arrived(patience.waits, left).await {
+                return if self.tries == 0 {
+                    Settled::NoConnection
+                } else {
+                    Settled::GivenUp
+                };
+            }
+            if self.acknowledged(patience.again.min(left)).await {
+                return Settled::Done;
+            }
+        }
+    }
+
+    /// Sends over a connection that is there, or that comes in time.
+    async fn sent_or_arrived(&mut self, waits: bool, left: Duration) -> bool {
+        let deadline = tokio::time::sleep(left);
+        tokio::pin!(deadline);
+        let stage = Arc::clone(&self.stage);
+        loop {
+            let mut arrival = Box::pin(stage.arrived.notified());
+            // Before the look, so that an arrival in between is not missed.
+            arrival.as_mut().enable();
+            if self.send() {
+                return true;
+            }
+            if !waits {
+                return false;
+            }
+            tokio::select! {
+                () = arrival => {}
+                () = &mut deadline => return false,
+            }
+        }
+    }
+
+    fn send(&mut self) -> bool {
+        let at_ms = self.stage.elapsed_ms();
+        let sent = post(&mut self.stage.world(), &self.letter, at_ms).is_some();
+        self.tries += u32::from(sent);
+        sent
+    }
+
+    /// Whether it is acknowledged within this time. A refusal does not shorten it.
+    async fn acknowledged(&mut self, within: Duration) -> bool {
+        let listen = async {
+            while let Some(ack) = self.verdicts.recv().await {
+                let done = ack.done;
+                self.last = Some(ack);
+                if done {
+                    return true;
+                }
+            }
+            false
+        };
+        tokio::time::timeout(within, listen).await == Ok(true)
+    }
+
+    fn doubles(&self) -> bool {
+        let mut world = self.stage.world();
+        let every = world.settings.stream.double_every;
+        if self.letter.kind != Kind::Event || every == 0 {
+            return false;
+        }
+        world.links.doubled += 1;
+        world.links.doubled.is_multiple_of(every)
+    }
+
+    fn age(&self) -> Duration {
+        clock::now().duration_since(self.start)
+    }
+
+    fn settle(mut self, settled: Settled) -> Outcome {
+        let outcome = Outcome {
+            message_id: self.letter.message_id.clone(),
+            event_id: self.event_id.take(),
+            settled,
+            tries: self.tries,
+            elapsed: self.age(),
+            ack: self.last.take(),
+        };
+        let stage = Arc::clone(&self.stage);
+        {
+            let links = &mut stage.world().links;
+            links.outcomes.push(outcome.clone());
+            links.waiting.remove(&self.letter.message_id);
+        }
+        stage.settled.notify_waiters();
+        outcome
+    }
+}

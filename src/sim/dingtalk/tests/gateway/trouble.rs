@@ -1,0 +1,186 @@
+//! The gateway's bad days: pings, cuts, silence, goodbyes and refusals.
+
+use super::*;
+
+#[tokio::test]
+async fn a_ping_wants_its_own_data_back_and_silence_ends_the_connection() {
+    let mut settings = settings();
+    settings.stream.ping_every_ms = 2_000;
+    settings.stream.ping_wait_ms = 4_000;
+    let ding = boxed(settings).await;
+    let mut client = Client::connect(&ding, &[EVENT]).await;
+    for _ in 0..2 {
+        let ping = client.frame().await;
+        assert_eq!(
+            (&ping["type"], &ping["headers"]["topic"]),
+            (&json!("SYSTEM"), &json!("ping"))
+        );
+        let data: Value = serde_json::from_str(ping["data"].as_str().unwrap()).unwrap();
+        assert!(data["opaque"].is_string());
+        client.ack(&ping, 200, &data).await;
+    }
+    assert_eq!(ding.complaints(), Vec::<String>::new());
+    assert_eq!(client.ends_within(3_000).await, Some(false));
+    assert_eq!(
+        ding.gateway().connections()[0].why,
+        Some(Why::PingUnanswered)
+    );
+    assert_eq!(ding.gateway().live(), 0);
+}
+
+#[tokio::test]
+async fn a_cut_is_a_reset_and_what_was_unacknowledged_comes_over_the_next_connection() {
+    let mut settings = settings();
+    settings.stream.event_again_ms = 4_000;
+    let ding = boxed(settings).await;
+    let gateway = ding.gateway();
+    let mut client = Client::connect(&ding, &[EVENT]).await;
+    let id = gateway.send_event(&rename(&ding, "a"));
+    let first = client.frame().await;
+    assert_eq!(gateway.cut(), 1);
+    assert_eq!(gateway.live(), 0);
+    assert_eq!(client.ends_within(2_000).await, Some(true));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut client = Client::connect(&ding, &[EVENT]).await;
+    let again = client.frame().await;
+    assert_eq!(again["headers"]["eventId"], first["headers"]["eventId"]);
+    assert_ne!(
+        again["headers"]["connectionId"],
+        first["headers"]["connectionId"]
+    );
+    client.success(&again).await;
+    assert_eq!(gateway.settled(&id).await.tries, 2);
+    let connections = gateway.connections();
+    assert_eq!(connections[0].why, Some(Why::Cut));
+    assert!(connections[0].closed_ms.is_some() && connections[1].closed_ms.is_none());
+    assert!(
+        gateway.unconnected_ms() >= 40,
+        "{}",
+        gateway.unconnected_ms()
+    );
+    let unconnected = gateway.unconnected_ms();
+    assert!(gateway.undeliverable_ms() >= unconnected);
+}
+
+#[tokio::test]
+async fn a_goodbye_ends_the_delivery_at_once_and_tcp_later() {
+    let mut settings = settings();
+    settings.stream.leave_ms = 10_000;
+    let ding = boxed(settings).await;
+    let gateway = ding.gateway();
+    let mut old = Client::connect(&ding, &[EVENT]).await;
+    let id = gateway.send_event(&rename(&ding, "before"));
+    let pending = old.frame().await;
+    assert_eq!(gateway.disconnect("persistent connection is timeout"), 1);
+    assert_eq!(gateway.live(), 0);
+    let bye = old.frame().await;
+    assert_eq!(bye["headers"]["topic"], "disconnect");
+    assert_eq!(
+        bye["data"],
+        r#"{"reason":"persistent connection is timeout"}"#
+    );
+    // What is sent now waits for the next connection.
+    gateway.send_event(&rename(&ding, "after"));
+    let mut new = Client::connect(&ding, &[EVENT]).await;
+    let frame = new.frame().await;
+    assert!(frame["data"].as_str().unwrap().contains("after"));
+    new.success(&frame).await;
+    // An acknowledgement still counts.
+    old.success(&pending).await;
+    assert_eq!(gateway.settled(&id).await.tries, 1);
+    // Ten seconds at twenty times the speed.
+    assert_eq!(old.ends_within(300).await, None);
+    assert_eq!(old.ends_within(2_000).await, Some(false));
+    assert_eq!(gateway.unconnected_ms(), 0);
+    let why = gateway.connections()[0].why.clone();
+    assert_eq!(
+        why,
+        Some(Why::Disconnect(
+            "persistent connection is timeout".to_owned()
+        ))
+    );
+}
+
+#[tokio::test]
+async fn a_silent_connection_swallows_frames_until_it_would_have_been_noticed() {
+    let mut settings = settings();
+    settings.stream.event_again_ms = 1_000;
+    settings.stream.ping_every_ms = 2_000;
+    settings.stream.ping_wait_ms = 2_000;
+    let ding = boxed(settings).await;
+    let gateway = ding.gateway();
+    let mut client = Client::connect(&ding, &[EVENT]).await;
+    assert_eq!(gateway.silence(), 1);
+    assert_eq!(gateway.live(), 0);
+    let id = gateway.send_event(&rename(&ding, "a"));
+    assert_eq!(client.ends_within(500).await, None);
+    let swallowed = gateway.sent().len();
+    assert!((2..=6).contains(&swallowed), "{swallowed}");
+    let mut other = Client::connect(&ding, &[EVENT]).await;
+    let frame = other.frame().await;
+    other.success(&frame).await;
+    gateway.settled(&id).await;
+    let connections = gateway.connections();
+    assert_eq!(connections[0].why, Some(Why::Silent));
+    assert_eq!(connections[0].closed_ms, None);
+    gateway.cut();
+    assert_eq!(client.ends_within(2_000).await, Some(true));
+}
+
+#[tokio::test]
+async fn a_connection_has_an_age_when_it_is_given_one() {
+    let mut settings = settings();
+    settings.stream.life_ms = Some(2_000);
+    settings.stream.leave_ms = 1_000;
+    let ding = boxed(settings).await;
+    let mut client = Client::connect(&ding, &[EVENT]).await;
+    let bye = client.frame().await;
+    assert_eq!(bye["data"], r#"{"reason":"connection is expired"}"#);
+    assert_eq!(client.ends_within(2_000).await, Some(false));
+}
+
+#[tokio::test]
+async fn opening_can_be_refused_and_misbehave_like_any_other_call() {
+    let ding = boxed(settings()).await;
+    for (status, code) in [
+        (503, "openConnectionFailed"),
+        (401, "authFailed"),
+        (400, "openConnectionFailed"),
+    ] {
+        ding.gateway().refuse_opens(Some(status));
+        let (answered, body) = ask(&ding, &wish(&[EVENT])).await;
+        assert_eq!((answered, &body["code"]), (status, &json!(code)));
+    }
+    ding.gateway().refuse_opens(None);
+    let (_, right) = ask(&ding, &wish(&[EVENT])).await;
+    ding.set(Switches {
+        only: Some("/connect".to_owned()),
+        down: true,
+        ..Switches::default()
+    });
+    assert!(Client::with_ticket(&right).await.is_err());
+    ding.set(Switches::default());
+    // The ticket was not used up by that.
+    assert!(Client::with_ticket(&right).await.is_ok());
+}
+
+#[tokio::test]
+async fn frames_can_be_late_or_nonsense_and_a_stopped_box_ends_every_connection() {
+    let ding = boxed(settings()).await;
+    let gateway = ding.gateway();
+    let mut client = Client::connect(&ding, &[EVENT]).await;
+    gateway.delay(Duration::from_millis(100));
+    let start = clock::now();
+    assert_eq!(gateway.send_raw(r#"{"nonsense":true}"#), 1);
+    assert_eq!(client.frame().await["nonsense"], true);
+    assert!(clock::now().duration_since(start) >= Duration::from_millis(100));
+    gateway.delay(Duration::ZERO);
+    assert_eq!(gateway.send_binary(&[1, 2, 3]), 1);
+    let Message::Binary(bytes) = client.socket.next().await.unwrap().unwrap() else {
+        panic!("not binary");
+    };
+    assert_eq!(bytes.as_ref(), [1, 2, 3]);
+    ding.stop().await;
+    assert!(client.ends_within(2_000).await.is_some());
+    assert_eq!(gateway.connections()[0].why, Some(Why::Stopped));
+}
