@@ -122,8 +122,10 @@ struct Link {
     control: UnboundedSender<Control>,
     /// Whether frames are still sent over it. That holds for a while after it fell silent.
     chosen: bool,
-    /// The data of the ping that is not answered yet.
+    /// The ping that is not answered yet, and its data.
     ping: Option<(String, Value)>,
+    /// The goodbye that was sent. It needs no acknowledgement; some clients send one.
+    goodbye: Option<String>,
     record: Connection,
 }
 

@@ -43,6 +43,7 @@ pub(in crate::sim::dingtalk) async fn run(
             control,
             chosen: true,
             ping: None,
+            goodbye: None,
             record: Connection {
                 id: id.clone(),
                 opened_ms,
@@ -206,7 +207,12 @@ impl Served {
                     end.set(tokio::time::sleep(leave));
                     let data = json!({"reason": reason});
                     leaving = Some(Why::Disconnect(reason));
-                    Message::text(frame::system("disconnect", &frame::message_id(), &data))
+                    let id = frame::message_id();
+                    let text = frame::system("disconnect", &id, &data);
+                    if let Some(link) = self.stage.world().links.get(&self.id) {
+                        link.goodbye = Some(id);
+                    }
+                    Message::text(text)
                 }
             };
             if let Err(error) = sink.send(message).await {

@@ -398,46 +398,74 @@ async fn an_acknowledged_event_may_come_once_more() {
     assert_eq!(client.frame().await["headers"]["eventId"], ids[1]);
 }
 
+/// A change that spoils a good acknowledgement.
+type Spoil = fn(&mut Value);
+
 #[tokio::test]
 async fn an_ack_in_the_wrong_form_is_noted() {
     let ding = boxed(settings()).await;
     let mut client = Client::connect(&ding, &[EVENT]).await;
-    ding.gateway().send_event(&rename(&ding, "a"));
-    let frame = client.frame().await;
-    let id = frame["headers"]["messageId"].as_str().unwrap().to_owned();
-    let headers = json!({"contentType": "application/json", "messageId": id});
-    let data = r#"{"status":"SUCCESS","message":"ok"}"#;
-    let good = json!({"code": 200, "headers": headers, "message": "OK", "data": data});
-    let with = |name: &str, value: Value| {
-        let mut bad = good.clone();
-        bad[name] = value;
-        bad.to_string()
-    };
-    let bad = [
-        "[]".to_owned(),
-        with("code", json!("200")),
-        with("code", json!(201)),
-        with("headers", json!({"messageId": id})),
-        with("headers", json!({"contentType": "application/json"})),
-        with(
-            "headers",
-            json!({"contentType": "application/json", "messageId": "other"}),
+    let cases: [(Spoil, &str); 10] = [
+        (|it| *it = json!([]), "not a JSON object"),
+        (|it| it["code"] = json!("200"), "code is none of"),
+        (|it| it["code"] = json!(201), "code is none of"),
+        (
+            |it| it["headers"]["contentType"] = Value::Null,
+            "contentType",
         ),
-        with("data", json!({"status": "LATER"})),
-        with("data", json!("ok")),
-        with("data", json!(r#"{"status":"DONE"}"#)),
-        with("message", json!(null)),
-        with("more", json!(1)),
+        (
+            |it| it["headers"]["messageId"] = Value::Null,
+            "no messageId",
+        ),
+        (
+            |it| it["headers"]["messageId"] = json!("other"),
+            "never sent",
+        ),
+        (
+            |it| it["data"] = json!({"status": "LATER"}),
+            "data is not a string",
+        ),
+        (|it| it["data"] = json!("ok"), "data does not hold JSON"),
+        (|it| it["message"] = Value::Null, "message is not a string"),
+        (|it| it["more"] = json!(1), "unknown member more"),
     ];
-    for (sent, text) in bad.iter().enumerate() {
-        client.send(text).await;
+    for (spoil, complaint) in cases {
+        ding.gateway().send_event(&rename(&ding, complaint));
+        let frame = client.frame().await;
+        let mut ack = json!({
+            "code": 200, "message": "OK", "data": r#"{"status":"SUCCESS","message":"ok"}"#,
+            "headers": {"contentType": "application/json",
+                "messageId": frame["headers"]["messageId"]},
+        });
+        spoil(&mut ack);
+        client.send(&ack.to_string()).await;
+        let noted = || ding.complaints().iter().any(|it| it.contains(complaint));
         let start = clock::now();
-        while ding.complaints().len() <= sent {
-            assert!(
-                clock::now().duration_since(start) < Duration::from_secs(5),
-                "{text}"
-            );
+        while !noted() {
+            let waited = clock::now().duration_since(start);
+            assert!(waited < Duration::from_secs(5), "{complaint}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
+}
+
+#[tokio::test]
+async fn an_event_is_done_with_code_200_and_no_status_as_one_official_sdk_has_it() {
+    let ding = boxed(settings()).await;
+    let mut client = Client::connect(&ding, &[EVENT]).await;
+    let id = ding.gateway().send_event(&rename(&ding, "a"));
+    let frame = client.frame().await;
+    client.ack(&frame, 200, &json!({"title": "a"})).await;
+    let outcome = ding.gateway().settled(&id).await;
+    assert_eq!((outcome.settled, outcome.tries), (Settled::Done, 1));
+    assert!(ding.complaints()[0].contains("wants the status"));
+    // Any other code means that it is to come again.
+    let id = ding.gateway().send_event(&rename(&ding, "b"));
+    for code in [500, 404] {
+        let frame = client.frame().await;
+        client.ack(&frame, code, &json!({})).await;
+    }
+    let frame = client.frame().await;
+    client.success(&frame).await;
+    assert_eq!(ding.gateway().settled(&id).await.tries, 3);
 }
