@@ -1,23 +1,25 @@
 //! `dingd sim`: the simulated DingTalk alone, for whoever integrates with DingTalk or with dingd. It is
 //! steered over HTTP through a door of its own.
 
+mod control;
+mod people;
+mod records;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use self::control::Control;
 use super::output::{complain, say};
 use crate::drain;
-use crate::http::listen::{Door, Limits, Request};
-use crate::http::problem::{self, Answer, Problem};
+use crate::http::listen::{Door, Limits};
 use crate::sim::daemon::{self, PLATFORM_SECRET};
-use crate::sim::dingtalk::{Casing, DingTalk, PushResult, Settings, Switches, Wrong};
-use crate::sim::platform::{Platform, PlatformSwitches};
+use crate::sim::dingtalk::{DingTalk, Settings};
+use crate::sim::platform::Platform;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -40,10 +42,18 @@ pub(super) struct Arguments {
 
 const HELP: &str = "\
 GET  /delivered /requests /penalties /complaints /events   what happened
+GET  /cards /routes /connections /frames /acks            cards, and what went over Stream
 POST /switches   {\"down\":true,\"slow_ms\":500,…}            misbehave; {} is well again
 POST /platform   {\"status\":503,\"slow_ms\":0}               the platform misbehaves
 POST /push       {\"url\":\"http://…/callback/oncall/events\",\"event\":\"install\"}
                  event: check_url install uninstall rename(title) disband user_left raw(text)
+                 without a url it goes over Stream
+POST /say        {\"text\":\"…\",\"user\":\"manager0001\",\"url\":\"http://…/callback/oncall/robot\"}
+                 somebody mentions the robot (\"alone\":true: in a chat with it alone);
+                 without a url it goes over Stream
+POST /click      {\"card\":\"<outTrackId>\",\"user\":\"manager0001\",\"actions\":[\"ack\"],\"params\":{}}
+                 goes where the card's callbackType says
+POST /stream     {\"do\":\"cut\"}                              or silence, disconnect
 POST /expire-tokens                                       all access tokens die now";
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
@@ -79,14 +89,23 @@ async fn run(arguments: &Arguments) -> Result<(), String> {
         .map(|group| group.open_conversation_id.clone());
     let box_ = DingTalk::start(settings.clone(), bind(arguments.listen).await?);
     let platform = Platform::start(PLATFORM_SECRET, bind(arguments.platform).await?);
+    let door = Door::bind("control", arguments.control, None, Limits::default());
+    let door = door.await.map_err(|error| error.to_string())?;
     say(&format!(
         "# The simulated DingTalk is at {}, its controls at http://{}:",
         box_.url(),
-        arguments.control
+        door.address().unwrap_or(arguments.control)
     ));
     for line in HELP.lines() {
         say(&format!("#   {line}"));
     }
+    say(&format!(
+        "#\n# Stream mode is opened at {}/v1.0/gateway/connections/open, with\n#   {} and {};",
+        box_.url(),
+        settings.app.client_id,
+        settings.app.client_secret
+    ));
+    say("# an HTTP address for clicks is registered at /v1.0/card/callbacks/register.");
     say("#\n# A dingd for it (put this into a file and run: dingd run --config FILE):\n");
     let state_dir = Path::new("/tmp/dingd-sim");
     say(&daemon::config(
@@ -95,13 +114,7 @@ async fn run(arguments: &Arguments) -> Result<(), String> {
         Some(&platform.url()),
         state_dir,
     ));
-    let control = Arc::new(Control {
-        box_,
-        platform,
-        chat: chat.unwrap_or_default(),
-    });
-    let door = Door::bind("control", arguments.control, None, Limits::default());
-    let door = door.await.map_err(|error| error.to_string())?;
+    let control = Arc::new(Control::new(box_, platform, chat.unwrap_or_default()));
     let (trigger, drain) = drain::channel();
     let served = tokio::spawn(door.serve(move |request| control.clone().handle(request), drain));
     tokio::signal::ctrl_c()
@@ -109,159 +122,4 @@ async fn run(arguments: &Arguments) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     trigger.drain().await;
     served.await.map_err(|error| error.to_string())
-}
-
-struct Control {
-    box_: DingTalk,
-    platform: Platform,
-    chat: String,
-}
-
-/// The switches that can be set from outside.
-#[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent switches, each with its own name"
-)]
-struct Wanted {
-    only: Option<String>,
-    down: bool,
-    refuse: bool,
-    slow_ms: u64,
-    cut_before: bool,
-    cut_after: bool,
-    html: bool,
-    wrong: Option<(u16, String)>,
-    invalid_users: Vec<String>,
-    throttled_users: Vec<String>,
-    undeliverable: Vec<String>,
-    oversize_answer: bool,
-    break_json: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Push {
-    url: String,
-    event: String,
-    #[serde(default)]
-    text: String,
-    #[serde(default)]
-    title: String,
-    chat: Option<String>,
-    #[serde(default)]
-    pascal: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Misbehave {
-    status: Option<u16>,
-    #[serde(default)]
-    slow_ms: u64,
-}
-
-impl Control {
-    async fn handle(self: Arc<Self>, request: Request) -> Answer {
-        let (method, path) = (request.head.method.as_str(), request.head.uri.path());
-        let result = match (method, path) {
-            ("GET", "/") => Ok(json!({"help": HELP.lines().collect::<Vec<_>>()})),
-            ("GET", "/delivered" | "/requests" | "/penalties" | "/complaints" | "/events") => {
-                Ok(self.records(path))
-            }
-            ("POST", "/switches") => read(&request).map(|wanted: Wanted| self.switch(wanted)),
-            ("POST", "/platform") => read(&request).map(|wanted: Misbehave| {
-                let switches = PlatformSwitches {
-                    status: wanted.status,
-                    slow_ms: wanted.slow_ms,
-                    ..PlatformSwitches::default()
-                };
-                self.platform.set(switches);
-                json!({"ok": true})
-            }),
-            ("POST", "/expire-tokens") => {
-                self.box_.expire_tokens();
-                Ok(json!({"ok": true}))
-            }
-            ("POST", "/push") => match read::<Push>(&request) {
-                Ok(push) => self.push(push).await,
-                Err(problem) => Err(problem),
-            },
-            _ => Err(Problem::no_such_route()),
-        };
-        match result {
-            Ok(value) => problem::json(200, &value),
-            Err(problem) => problem.answer(),
-        }
-    }
-
-    fn records(&self, path: &str) -> Value {
-        match path {
-            "/delivered" => self.box_.delivered().iter().map(|d| json!({"at_ms": d.at_ms, "via": format!("{:?}", d.via), "target": d.target, "kind": d.kind, "text": d.text, "msg_uuid": d.msg_uuid, "handle": d.handle})).collect(),
-            "/requests" => self.box_.requests().iter().map(|r| json!({"at_ms": r.at_ms, "method": r.method, "path": r.path, "status": r.status, "code": r.code, "body": r.body})).collect(),
-            "/penalties" => self.box_.penalties().iter().map(|p| json!({"at_ms": p.at_ms, "kind": p.kind, "key": p.key})).collect(),
-            "/complaints" => json!(self.box_.complaints()),
-            _ => self.platform.attempts().iter().map(|e| json!({"at_ms": e.at_ms, "id": e.id, "type": e.kind, "valid": e.valid, "answered": e.answered, "body": e.body})).collect(),
-        }
-    }
-
-    fn switch(&self, wanted: Wanted) -> Value {
-        self.box_.set(Switches {
-            only: wanted.only,
-            down: wanted.down,
-            refuse: wanted.refuse,
-            slow_ms: wanted.slow_ms,
-            cut_before: wanted.cut_before,
-            cut_after: wanted.cut_after,
-            html: wanted.html,
-            wrong: wanted
-                .wrong
-                .map(|(status, body)| Wrong::json(status, &body)),
-            fail_next: std::collections::VecDeque::new(),
-            invalid_users: wanted.invalid_users,
-            throttled_users: wanted.throttled_users,
-            undeliverable: wanted.undeliverable,
-            oversize_answer: wanted.oversize_answer,
-            break_json: wanted.break_json,
-        });
-        json!({"ok": true})
-    }
-
-    async fn push(&self, push: Push) -> Result<Value, Problem> {
-        let chat = push.chat.as_deref().unwrap_or(&self.chat);
-        let casing = if push.pascal {
-            Casing::Pascal
-        } else {
-            Casing::Lower
-        };
-        let event = match push.event.as_str() {
-            "check_url" => return Ok(pushed(&self.box_.check_url(&push.url).await)),
-            "install" => self.box_.install_cool_app(chat, "manager0001", casing),
-            "uninstall" => self.box_.uninstall_cool_app(chat, "manager0001", casing),
-            "rename" => self.box_.rename(chat, &push.title, "manager0001", casing),
-            "disband" => self.box_.disband(chat, "manager0001", casing),
-            "user_left" => self.box_.user_leaves("manager0002", casing),
-            "raw" => push.text,
-            other => {
-                return Err(Problem::new(
-                    422,
-                    "invalid_request",
-                    "Invalid request",
-                    format!("no event {other:?}"),
-                ));
-            }
-        };
-        Ok(pushed(&self.box_.push(&push.url, &event).await))
-    }
-}
-
-fn read<T: serde::de::DeserializeOwned>(request: &Request) -> Result<T, Problem> {
-    serde_json::from_slice(&request.body)
-        .map_err(|error| Problem::new(422, "invalid_request", "Invalid request", error.to_string()))
-}
-
-fn pushed(push: &PushResult) -> Value {
-    json!({"status": push.status, "acknowledged": push.acknowledged, "elapsed_ms": push.elapsed_ms, "error": push.error, "reply": push.body})
 }
