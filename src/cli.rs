@@ -5,6 +5,7 @@
 //! next start).
 
 mod backup;
+mod cards;
 mod chats;
 mod check;
 mod client;
@@ -48,6 +49,8 @@ enum Command {
     Send(send::Arguments),
     /// The groups that the running daemon knows.
     Chats(chats::Arguments),
+    /// Cards: register the callback for clicks, show one.
+    Cards(cards::Arguments),
     /// What was used of the month's API calls and webhook messages.
     Quota(quota::Arguments),
     /// Messages: list, show, cancel, resolve.
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::main(&arguments),
         Command::Send(arguments) => send::main(arguments),
         Command::Chats(arguments) => chats::main(&arguments),
+        Command::Cards(arguments) => cards::main(&arguments),
         Command::Quota(arguments) => quota::main(&arguments),
         Command::Messages(arguments) => messages::main(&arguments),
         Command::Dead(arguments) => dead::main(&arguments),
