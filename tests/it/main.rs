@@ -14,6 +14,8 @@
 )]
 
 mod callbacks;
+mod card_kills;
+mod cards;
 mod chats;
 mod clicks;
 mod config;
