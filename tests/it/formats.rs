@@ -21,21 +21,18 @@ async fn a_store_of_version_1_is_read() {
             fill(dir, include_str!("../vectors/rows-v1.json"), "1").await;
         })
         .await;
-    everything_is_there(&stage).await;
+    everything_is_there(&stage, 3).await;
     let month = stage.get("/v1/quota").await.json();
     let used = &month["organisations"][0]["api_calls"]["used"];
     assert_eq!(used, 0, "nobody counted: {month}");
     let state = Daemon::state_dir(stage.dir.path());
     let announced = std::fs::read_to_string(state.join(FORMAT_FILE)).unwrap();
-    assert_eq!(announced, "2\n", "an older release refuses it");
+    assert_eq!(announced, "3\n", "an older release refuses it");
     stage.close().await;
 }
 
 #[tokio::test]
 async fn a_store_of_version_2_is_read() {
-    if let Some(file) = std::env::var_os("DINGD_WRITE_ROWS") {
-        std::fs::write(file, write_rows().await).unwrap();
-    }
     let stage = Stage::open().await;
     let stage = stage
         .again(async |daemon, dir| {
@@ -48,29 +45,58 @@ async fn a_store_of_version_2_is_read() {
             journal.close();
         })
         .await;
-    everything_is_there(&stage).await;
+    everything_is_there(&stage, 3).await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_store_of_version_3_is_read() {
+    if let Some(file) = std::env::var_os("DINGD_WRITE_ROWS") {
+        std::fs::write(file, write_rows().await).unwrap();
+    }
+    let stage = Stage::open().await;
+    let stage = stage
+        .again(async |daemon, dir| {
+            daemon.terminate().await;
+            fill(dir, include_str!("../vectors/rows-v3.json"), "3").await;
+        })
+        .await;
+    let card = stage.get("/v1/cards/inc-kept").await.json();
+    assert_eq!(card["state"], "created", "{card}");
+    assert_eq!(card["data"], json!({"title": "kept", "n": "1"}), "{card}");
+    assert_eq!(card["waiting"]["data"], json!({"n": "1"}), "{card}");
+    everything_is_there(&stage, 5).await;
     stage.close().await;
 }
 
 /// Killed at any moment, the store is of one version or the other; either way it opens here, and an older
 /// release leaves it alone from the first moment on.
 #[tokio::test]
-async fn taking_a_store_of_version_1_over_may_be_killed_anywhere() {
-    for point in ["migrate.before:1", "migrate.after:1"] {
+async fn taking_an_older_store_over_may_be_killed_anywhere() {
+    let (v1, v2) = (
+        include_str!("../vectors/rows-v1.json"),
+        include_str!("../vectors/rows-v2.json"),
+    );
+    for (point, rows, version) in [
+        ("migrate.before:1", v1, "1"),
+        ("migrate.after:1", v1, "1"),
+        ("migrate.before:1", v2, "2"),
+        ("migrate.after:1", v2, "2"),
+    ] {
         let stage = Stage::open().await;
         let stage = stage
             .again(async |daemon, dir| {
                 daemon.terminate().await;
-                fill(dir, include_str!("../vectors/rows-v1.json"), "1").await;
+                fill(dir, rows, version).await;
                 let config = std::fs::read_to_string(dir.join("config.toml")).unwrap();
                 let env = [("DINGD_DIE_AT", point)];
                 let died = Daemon::start_with(program(), dir, &config, &env).await;
                 assert!(died.is_err(), "it died at {point}");
                 let announced = std::fs::read_to_string(Daemon::state_dir(dir).join(FORMAT_FILE));
-                assert_eq!(announced.unwrap(), "2\n", "before the tables change");
+                assert_eq!(announced.unwrap(), "3\n", "before the tables change");
             })
             .await;
-        everything_is_there(&stage).await;
+        everything_is_there(&stage, 3).await;
         stage.close().await;
     }
 }
@@ -89,7 +115,7 @@ async fn a_backup_of_version_1_is_restored() {
             assert_eq!(restored.damaged(), 0);
         })
         .await;
-    everything_is_there(&stage).await;
+    everything_is_there(&stage, 3).await;
     stage.close().await;
 }
 
@@ -113,7 +139,7 @@ async fn fill(dir: &Path, rows: &str, version: &str) {
     std::fs::write(state.join(FORMAT_FILE), format!("{version}\n")).unwrap();
 }
 
-async fn everything_is_there(stage: &Stage) {
+async fn everything_is_there(stage: &Stage, messages: usize) {
     let page = stage.get("/v1/messages").await.json();
     let states: Vec<_> = page["messages"]
         .as_array()
@@ -121,7 +147,7 @@ async fn everything_is_there(stage: &Stage) {
         .iter()
         .map(|message| message["state"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(states.len(), 3, "{page}");
+    assert_eq!(states.len(), messages, "{page}");
     assert!(states.contains(&"dead".to_owned()), "{page}");
     let chat = stage.get("/v1/chats/cidAb%2Bcd%2FEf%3D%3D").await.json();
     assert_eq!(chat["title"], "值班告警群", "{chat}");
@@ -151,7 +177,8 @@ async fn everything_is_there(stage: &Stage) {
     .await;
 }
 
-/// One of each: sent, dead and waiting messages, a key, events, a chat, charges, a pause.
+/// One of each: sent, dead and waiting messages, a key, events, a chat, charges, a pause, a card that is to be
+/// changed.
 async fn write_rows() -> String {
     let stage = Stage::open().await;
     let sent = stage
@@ -164,10 +191,22 @@ async fn write_rows() -> String {
     stage.reaches(&dead, "dead").await;
     assert!(stage.push(&other_event(1)).await.acknowledged);
     assert!(stage.push(RENAMED).await.acknowledged);
+    let card = json!({"template_id": "t.schema", "out_track_id": "inc-kept",
+        "to": {"users": ["manager0001"]}, "data": {"title": "kept", "n": "0"}});
+    let made = stage.daemon.request("POST", "/v1/cards", &card).await;
+    let made = made.unwrap().json()["id"].as_str().unwrap().to_owned();
+    stage.reaches(&made, "sent").await;
     stage.box_.set(dingd::sim::dingtalk::Switches {
         down: true,
         ..Default::default()
     });
+    let change = json!({"data": {"n": "1"}});
+    let changed = stage
+        .daemon
+        .request("PATCH", "/v1/cards/inc-kept", &change)
+        .await;
+    let changed = changed.unwrap().json()["id"].as_str().unwrap().to_owned();
+    stage.reaches(&changed, "retrying").await;
     let key = [("idempotency-key", "kept")];
     let body = text_to(&robot(), "keyed");
     let request = stage
