@@ -38,6 +38,7 @@ use crate::http::tls::{Loaded, Tls, TlsError};
 use crate::http::transport::Transport;
 use crate::inbound::accept::{Inbox, Pending};
 use crate::inbound::forward::Forwarder;
+use crate::inbound::stream::Streams;
 use crate::inbound::take::Taker;
 use crate::inbound::{self, DEDUP_KEEP_MS};
 use crate::journal::aged::Aged;
@@ -149,6 +150,8 @@ struct Parts {
     outbox: Arc<Outbox>,
     chats: Arc<Chats>,
     apps: Arc<ArcSwap<Vec<DingTalkApp>>>,
+    /// Rung when the configuration was taken over.
+    reloaded: Arc<Notify>,
     corps: Arc<ArcSwap<HashMap<String, String>>>,
     keep: Arc<ArcSwap<Keep>>,
     retention: Arc<(Retention, Retention)>,
@@ -463,6 +466,7 @@ impl Parts {
             outbox,
             chats: stored.chats,
             apps: Arc::new(ArcSwap::from_pointee(apps)),
+            reloaded: Arc::new(Notify::new()),
             corps,
             keep: Arc::new(ArcSwap::from_pointee(config.keep)),
             retention: Arc::default(),
@@ -605,6 +609,18 @@ impl Parts {
             health: self.health.clone(),
         };
         tasks.spawn(titles.run(self.apps.clone(), drain.clone()));
+        let streams = Streams {
+            apps: self.apps.clone(),
+            reloaded: self.reloaded.clone(),
+            taker: Taker {
+                inbox: self.inbox.clone(),
+                drain: drain.clone(),
+                room: self.room.clone(),
+            },
+            egress: self.egress.clone(),
+            transport: self.transport.clone(),
+        };
+        tasks.spawn(streams.run(drain.clone()));
     }
 
     /// The cache is opened beside the start: nothing waits for it.
@@ -692,6 +708,7 @@ impl Parts {
         self.health.recovered_all(pool::TROUBLE);
         // Last: it wakes those who wait, and they look at the settings.
         self.egress.reload(config.egress);
+        self.reloaded.notify_one();
         Ok(())
     }
 

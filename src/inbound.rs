@@ -1,9 +1,9 @@
 //! From DingTalk to the platform: receive → verify → accept → apply → forward → answer.
 //!
-//! [`receive`] the door · [`verify`] believed or refused, all refusals alike · [`take`] what is done with
-//! what was believed, however it came · [`asked`] clicks and messages, which want an answer · [`accept`] once,
-//! on disk, before the answer · [`apply`] what it changes in the directory · [`forward`] signed, in order,
-//! until the platform has it · [`asking`] who waits for the platform's [`answer`].
+//! [`receive`] the door, [`stream`] the connection that we open · [`verify`] believed or refused, all refusals
+//! alike · [`take`] what is done with what was believed, however it came · [`asked`] clicks and messages, which
+//! want an answer · [`accept`] once, on disk, before the answer · [`apply`] what it changes in the directory ·
+//! [`forward`] signed, in order, until the platform has it · [`asking`] who waits for the platform's [`answer`].
 
 pub mod accept;
 pub mod answer;
@@ -12,6 +12,7 @@ pub mod asked;
 pub mod asking;
 pub mod forward;
 pub mod receive;
+pub mod stream;
 pub mod take;
 pub mod verify;
 

@@ -131,6 +131,22 @@ const COUNTERS: &[(&str, &str)] = &[
         "Digests made of what had waited too long.",
     ),
     ("dingd_digest_messages_total", "Messages put into digests."),
+    (
+        "dingd_stream_frames_total",
+        "Frames that came over Stream connections, by type and what became of them.",
+    ),
+    (
+        "dingd_stream_opens_total",
+        "Attempts to open a Stream connection.",
+    ),
+    (
+        "dingd_stream_reconnects_total",
+        "Times a Stream connection was replaced or lost, by reason.",
+    ),
+    (
+        "dingd_stream_unconnected_seconds_total",
+        "Time during which an app that should have a Stream connection had none.",
+    ),
 ];
 
 const GAUGES: &[(&str, &str)] = &[
@@ -168,6 +184,10 @@ const GAUGES: &[(&str, &str)] = &[
     (
         "dingd_token_expiry_timestamp_seconds",
         "When the app's token expires; 0 = none.",
+    ),
+    (
+        "dingd_stream_connected",
+        "1 while the app has a Stream connection.",
     ),
     (
         "dingd_quota_used",
@@ -430,6 +450,31 @@ pub fn paused(limit: &'static str, paused: bool) {
 pub fn digest(messages: usize) {
     emit!(counter, "dingd_digests_total").increment(1);
     emit!(counter, "dingd_digest_messages_total").increment(messages as u64);
+}
+
+/// A frame of a Stream connection was worked off.
+pub fn stream_frame(kind: &'static str, result: &'static str) {
+    emit!(counter, "dingd_stream_frames_total", "type" => kind, "result" => result).increment(1);
+}
+
+/// A Stream connection was opened (`ok`), or why not.
+pub fn stream_open(app: &str, result: &'static str) {
+    emit!(counter, "dingd_stream_opens_total", "app" => app.to_owned(), "result" => result)
+        .increment(1);
+}
+
+/// A Stream connection was replaced or lost.
+pub fn stream_reconnect(app: &str, reason: &'static str) {
+    emit!(counter, "dingd_stream_reconnects_total", "app" => app.to_owned(), "reason" => reason)
+        .increment(1);
+}
+
+/// Whether an app has a Stream connection, and for how many more whole seconds it had none.
+pub fn stream_connected(app: &str, connected: bool, unconnected_s: u64) {
+    emit!(gauge, "dingd_stream_connected", "app" => app.to_owned())
+        .set(f64::from(u8::from(connected)));
+    emit!(counter, "dingd_stream_unconnected_seconds_total", "app" => app.to_owned())
+        .increment(unconnected_s);
 }
 
 /// A breaker changed: 0 closed, 1 half open, 2 open.
