@@ -32,7 +32,7 @@
 //! | [`egress`] | the one way out to DingTalk: limits, breaker, call, verdict, the month's ledger |
 //! | [`http`] · [`journal`] | doors and calls with a limit on everything; what must not be lost |
 //! | [`metrics`] | every metric, once |
-//! | [`dingtalk`] | ── pure ── the vendor's wire: signature, envelope, event, message, split, digest, answer |
+//! | [`dingtalk`] | ── pure ── the vendor's wire: signature, envelope, frame, event, message, split, digest, answer |
 //! | [`delivery`] | ── pure ── the life of one delivery: verdict, state, retry, breaker, lanes, record |
 //! | [`clock`] · [`drain`] · [`faults`] · [`health`] · [`seal`] · [`secret`] | time, stopping, deliberate faults for the tests, readiness, what must not be read, what must not be seen |
 //!
@@ -42,8 +42,9 @@
 //! # Who runs where
 //!
 //! Two threads write the journal: one its log, one its tables. Everything else is tokio tasks, each owned by [`app`] and ended by its
-//! [`drain::Drain`]: the doors, the forwarder (owns all waiting events), the lanes (own all waiting
-//! messages), the title look-up, housekeeping. A part that ends by itself ends the process, because
+//! [`drain::Drain`]: the doors, the Stream connections (each with a keeper that opens the next before it lets
+//! go of the last), the forwarder (owns all waiting events), the lanes (own all waiting messages), the title
+//! look-up, housekeeping. A part that ends by itself ends the process, because
 //! starting again from disk is safe and going on half is not.
 
 pub mod admin;
