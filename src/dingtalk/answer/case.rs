@@ -71,7 +71,7 @@ impl Case<'_> {
     fn html(&self) -> Verdict {
         match self.answer.status {
             // The Stream gateway has been seen to tell its refusals in XML (inbound.md §5.1).
-            _ if self.api == Api::StreamOpen && self.is_xml() => self.by_status(),
+            _ if self.api == Api::StreamOpen && !self.is_page() => self.by_status(),
             300..=399 | 404 | 408 | 413 | 500..=599 => self.by_status(),
             _ => self.banned(0),
         }
@@ -349,8 +349,11 @@ impl Case<'_> {
         }
     }
 
-    fn is_xml(&self) -> bool {
-        self.answer.body.trim_ascii_start().starts_with(b"<?xml")
+    /// Whether the markup is a page for people.
+    fn is_page(&self) -> bool {
+        let body = self.answer.body;
+        let head = String::from_utf8_lossy(body.get(..256).unwrap_or(body)).to_ascii_lowercase();
+        head.contains("<!doctype html") || head.contains("<html")
     }
 
     fn is_2xx(&self) -> bool {

@@ -163,6 +163,7 @@ fn what_the_stream_gateway_refuses_never_holds_back_messages() {
         ),
         (400, r#"{"code":"never.heard.of"}"#, "dead rejected"),
         (400, "<?xml version='1.0'?><Error/>", "dead rejected"),
+        (200, "<OpenConnectionResponse/>", "retry answer_unreadable"),
         (401, "<?xml version='1.0'?><Error/>", refused),
         (
             405,
