@@ -69,7 +69,7 @@ impl Link {
         let mut pen = Pen(pen);
         let reason = self.talk(&mut pen, &mut frames, replaced, drain).await;
         if reason != Err(Reason::NoAnswer) {
-            pen.close().await;
+            pen.close(&mut frames).await;
         }
         let reason = reason.err();
         Over { id, reason }
@@ -244,10 +244,18 @@ impl Pen {
         within(WRITE, self.0.send(Message::Ping(Bytes::new()))).await
     }
 
-    /// Takes leave, as far as the other end still listens.
-    async fn close(&mut self) {
-        if within(CLOSE, self.0.close()).await.is_err() {
-            tracing::debug!("a Stream connection was closed before us");
+    /// Takes leave, as far as the other end still listens. What it has sent meanwhile is read, though not
+    /// worked off: closing over unread bytes resets the connection, and our last answers could be lost.
+    async fn close(&mut self, frames: &mut SplitStream<Socket>) {
+        let farewell = async {
+            self.0.close().await?;
+            while let Some(message) = frames.next().await {
+                message?;
+            }
+            Ok(())
+        };
+        if within(CLOSE, farewell).await.is_err() {
+            tracing::debug!("a Stream connection ended without a farewell");
         }
     }
 }
