@@ -41,6 +41,7 @@ mod simulation;
 mod splitting;
 mod store;
 mod storm;
+mod stream;
 mod support;
 mod tokens;
 mod transport;
