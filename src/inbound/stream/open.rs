@@ -134,6 +134,7 @@ impl Opener {
             .egress
             .call(Request {
                 api: Api::StreamOpen,
+                session: None,
                 path: "/v1.0/gateway/connections/open".to_owned(),
                 token: None,
                 body: body(app),
