@@ -107,9 +107,9 @@ async fn a_death_before_and_after_every_step_loses_nothing() {
     let rounds = if long() { 20 } else { 2 };
     for point in POINTS
         .into_iter()
-        // These have tests of their own, the others in `formats.rs` and `card_kills.rs`.
+        // These have tests of their own, here, in `formats.rs`, `cards.rs` and `click_kills.rs`.
         .filter(|point| {
-            let elsewhere = ["purge", "migrate", "patch"];
+            let elsewhere = ["purge", "migrate", "patch", "answer.", "late"];
             !elsewhere.iter().any(|start| point.starts_with(start))
         })
     {

@@ -17,6 +17,7 @@ mod callbacks;
 mod card_kills;
 mod cards;
 mod chats;
+mod click_kills;
 mod clicks;
 mod config;
 mod crash;
