@@ -87,8 +87,6 @@ struct Stage {
     started: Instant,
     /// A Stream connection has come up.
     arrived: Notify,
-    /// Something that was sent over Stream is settled.
-    settled: Notify,
 }
 
 impl DingTalk {
@@ -100,7 +98,6 @@ impl DingTalk {
             world: Mutex::new(World::new(settings, url)),
             started: clock::now(),
             arrived: Notify::new(),
-            settled: Notify::new(),
         });
         let server = Server::start(listener, Arc::clone(&stage));
         Self {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use super::world::World;
 use crate::sim::clock;
@@ -105,13 +106,14 @@ struct Letter {
     data: String,
 }
 
-/// A letter on its way.
+/// A letter on its way. Two couriers may carry the same one: a click that is reported twice.
 #[derive(Debug)]
 struct Waiting {
     kind: Kind,
     topic: String,
-    verdicts: UnboundedSender<Ack>,
     sent: Instant,
+    verdicts: Vec<UnboundedSender<Ack>>,
+    listeners: Vec<oneshot::Sender<Outcome>>,
 }
 
 /// One connection, from the gateway's side.
@@ -151,6 +153,8 @@ pub(super) struct Switchboard {
     links: Vec<Link>,
     waiting: HashMap<String, Waiting>,
     outcomes: Vec<Outcome>,
+    /// Where the outcome of a message stands.
+    settled: HashMap<String, usize>,
     acks: Vec<Ack>,
     sent: Vec<Sent>,
     refusal: Option<u16>,

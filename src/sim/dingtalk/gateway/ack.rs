@@ -122,8 +122,10 @@ fn take(world: &mut World, at_ms: u64, connection: &str, parsed: Parsed, notes: 
     if (counts || !left)
         && let Some(waiting) = world.links.waiting.get(&ack.message_id)
     {
-        // A courier that has just given up does not listen any more.
-        drop(waiting.verdicts.send(ack));
+        for courier in &waiting.verdicts {
+            // One that has just given up does not listen any more.
+            drop(courier.send(ack.clone()));
+        }
     }
 }
 

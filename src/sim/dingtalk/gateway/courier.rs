@@ -36,14 +36,18 @@ impl Courier {
     pub(super) fn new(stage: Arc<Stage>, letter: Letter, event_id: Option<String>) -> Self {
         let (sender, verdicts) = unbounded_channel();
         let start = clock::now();
-        let waiting = Waiting {
-            kind: letter.kind,
-            topic: letter.topic.clone(),
-            verdicts: sender,
-            sent: start,
-        };
-        let id = letter.message_id.clone();
-        stage.world().links.waiting.insert(id, waiting);
+        {
+            let mut world = stage.world();
+            let waiting = world.links.waiting.entry(letter.message_id.clone());
+            let waiting = waiting.or_insert_with(|| Waiting {
+                kind: letter.kind,
+                topic: letter.topic.clone(),
+                sent: start,
+                verdicts: Vec::new(),
+                listeners: Vec::new(),
+            });
+            waiting.verdicts.push(sender);
+        }
         Self {
             stage,
             letter,
@@ -150,13 +154,24 @@ impl Courier {
             elapsed: self.age(),
             ack: self.last.take(),
         };
-        let stage = Arc::clone(&self.stage);
-        {
-            let links = &mut stage.world().links;
-            links.outcomes.push(outcome.clone());
-            links.waiting.remove(&self.letter.message_id);
+        // Before the look for others who carry the same letter.
+        self.verdicts.close();
+        let mut world = self.stage.world();
+        let links = &mut world.links;
+        let id = &outcome.message_id;
+        links.settled.insert(id.clone(), links.outcomes.len());
+        links.outcomes.push(outcome.clone());
+        if let Some(waiting) = links.waiting.get_mut(id) {
+            for listener in waiting.listeners.drain(..) {
+                // Whoever asked may have lost patience.
+                drop(listener.send(outcome.clone()));
+            }
+            waiting.verdicts.retain(|sender| !sender.is_closed());
+            if waiting.verdicts.is_empty() {
+                links.waiting.remove(id);
+            }
         }
-        stage.settled.notify_waiters();
+        drop(world);
         outcome
     }
 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::courier::{Courier, Patience};
-use super::{Ack, Connection, Control, Letter, Link, Order, Outcome, Sent, Why, frame};
+use super::{Ack, Connection, Control, Letter, Link, Order, Outcome, Sent, Settled, Why, frame};
 use crate::sim::dingtalk::{DingTalk, Stage};
 
 /// The topic of robot messages.
@@ -85,22 +87,28 @@ impl Gateway {
         }
     }
 
-    /// Returns when this message is settled.
+    /// Returns when this message is settled; one that was never sent is given up.
     pub async fn settled(&self, message_id: &str) -> Outcome {
-        let stage = self.stage();
-        loop {
-            let mut settled = Box::pin(stage.settled.notified());
-            settled.as_mut().enable();
-            let found = {
-                let world = stage.world();
-                let mut outcomes = world.links.outcomes.iter();
-                outcomes.find(|it| it.message_id == message_id).cloned()
-            };
-            if let Some(outcome) = found {
-                return outcome;
+        let (sender, outcome) = oneshot::channel();
+        {
+            let mut world = self.box_.world();
+            let links = &mut world.links;
+            let at = links.settled.get(message_id).copied();
+            if let Some(outcome) = at.and_then(|at| links.outcomes.get(at)) {
+                return outcome.clone();
             }
-            settled.await;
+            if let Some(waiting) = links.waiting.get_mut(message_id) {
+                waiting.listeners.push(sender);
+            }
         }
+        outcome.await.unwrap_or_else(|_| Outcome {
+            message_id: message_id.to_owned(),
+            event_id: None,
+            settled: Settled::GivenUp,
+            tries: 0,
+            elapsed: Duration::ZERO,
+            ack: None,
+        })
     }
 
     /// Returns when so many connections are up.

@@ -184,3 +184,26 @@ async fn frames_can_be_late_or_nonsense_and_a_stopped_box_ends_every_connection(
     assert!(client.ends_within(2_000).await.is_some());
     assert_eq!(gateway.connections()[0].why, Some(Why::Stopped));
 }
+
+#[tokio::test]
+async fn a_click_that_is_reported_twice_is_answered_twice() {
+    let ding = boxed(settings()).await;
+    let token = token(&ding).await;
+    let path = "/v1.0/card/instances/createAndDeliver";
+    call(&ding, path, &token, &card("a")).await;
+    let mut client = Client::connect(&ding, &[CARD]).await;
+    let mut click = Click::new("a", "manager0001", &["ack"], json!({}));
+    click.message_id = Some("m-1".to_owned());
+    let answer = async {
+        let frames = [client.frame().await, client.frame().await];
+        for frame in &frames {
+            client.ack(frame, 200, &json!({"response": {}})).await;
+        }
+        frames
+    };
+    let twice = async { tokio::join!(ding.click_with(&click), ding.click_with(&click)) };
+    let ((one, two), frames) = tokio::join!(twice, answer);
+    assert!(one.accepted && two.accepted, "{one:?} {two:?}");
+    let id = |at: usize| frames[at]["headers"]["messageId"].clone();
+    assert_eq!((id(0), id(1)), (json!("m-1"), json!("m-1")));
+}
