@@ -126,7 +126,9 @@ async fn a_click_can_be_reported_in_every_form_that_was_seen() {
 #[tokio::test]
 async fn an_answer_after_the_limit_changes_nothing() {
     // Two seconds at twenty times the speed.
-    let (ding, app) = stage(settings(), Some("s")).await;
+    let mut settings = settings();
+    settings.cards.click_limit_ms = 2_000;
+    let (ding, app) = stage(settings, Some("s")).await;
     app.answers(200, &noted(), 300);
     let clicked = ding.click("a", "manager0001", &["ack"], json!({})).await;
     assert!(!clicked.in_time && !clicked.accepted);
