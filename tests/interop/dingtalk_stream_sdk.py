@@ -20,6 +20,13 @@ TOPICS = {
     "/v1.0/card/instances/callback": "card",
 }
 
+# The app's answer to a click.
+ANSWER = {
+    "cardUpdateOptions": {"updateCardDataByKey": True, "updatePrivateDataByKey": True},
+    "cardData": {"cardParamMap": {"status": "acked"}},
+    "userPrivateData": {"cardParamMap": {"mine": "true"}},
+}
+
 
 class Events(dingtalk_stream.EventHandler):
     def __init__(self, seen):
@@ -42,32 +49,71 @@ class Callbacks(dingtalk_stream.CallbackHandler):
         return AckMessage.STATUS_OK, self.answer
 
 
-class StreamSdk(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        # A ping every 2.5 s, and a second to answer it.
-        cls.sim = cls.enterClassContext(sim.Sim(scale=10))
-        cls.seen = {"event": [], "robot": [], "card": []}
-        url = f"http://{cls.sim.address}/v1.0/gateway/connections/open"
+class Stoppable(dingtalk_stream.DingTalkStreamClient):
+    """The SDK's client opens connections for ever; the keyboard is its only way out."""
+
+    stopped = False
+
+    def open_connection(self):
+        if self.stopped:
+            raise KeyboardInterrupt
+        return super().open_connection()
+
+    async def stop(self):
+        self.stopped = True
+        await self.websocket.close()
+
+
+class Client:
+    """`with Client(box, seen)` keeps the SDK connected to this box; what it is told goes into `seen`."""
+
+    def __init__(self, box, seen):
+        url = f"http://{box.address}/v1.0/gateway/connections/open"
         dingtalk_stream.DingTalkStreamClient.OPEN_CONNECTION_API = url
         # It asks the way to the internet, and there may be none.
         dingtalk_stream.DingTalkStreamClient.get_host_ip = lambda _: "127.0.0.1"
+        # What it has to say would stand between the results.
+        logging.getLogger("interop").setLevel(logging.CRITICAL)
         credential = dingtalk_stream.Credential(sim.CLIENT_ID, sim.CLIENT_SECRET)
-        quiet = logging.getLogger("interop.dingtalk_stream")
-        quiet.setLevel(logging.CRITICAL)
-        client = dingtalk_stream.DingTalkStreamClient(credential, quiet)
-        client.register_all_event_handler(Events(cls.seen))
-        answer = {
-            "cardUpdateOptions": {"updateCardDataByKey": True, "updatePrivateDataByKey": True},
-            "cardData": {"cardParamMap": {"status": "acked"}},
-            "userPrivateData": {"cardParamMap": {"mine": "true"}},
-        }
+        self._client = client = Stoppable(credential, logging.getLogger("interop"))
+        client.register_all_event_handler(Events(seen))
         for topic, name in TOPICS.items():
-            handler = Callbacks(cls.seen[name], answer if name == "card" else "ok")
+            handler = Callbacks(seen[name], ANSWER if name == "card" else "ok")
             client.register_callback_handler(topic, handler)
-        # It never ends by itself, so it ends with the process.
-        threading.Thread(target=lambda: asyncio.run(client.start()), daemon=True).start()
-        sim.until(lambda: cls.sim.records("connections"), "no connection")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run)
+        self._box = box
+
+    def _run(self):
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._client.start())
+
+    def __enter__(self):
+        self._thread.start()
+        sim.until(lambda: self._box.records("connections"), "no connection")
+
+    def __exit__(self, *_):
+        asyncio.run_coroutine_threadsafe(self._client.stop(), self._loop)
+        self._thread.join()
+
+
+class StreamSdkPings(unittest.TestCase):
+    def test_pings_are_answered(self):
+        # A ping every 2.5 s, and a second to answer it.
+        seen = {"event": [], "robot": [], "card": []}
+        with sim.Sim(scale=10) as box, Client(box, seen):
+            time.sleep(3.8)
+            [connection] = box.records("connections")
+            self.assertIsNone(connection["why"], connection)
+            self.assertEqual(box.records("complaints"), [])
+
+
+class StreamSdk(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.sim = cls.enterClassContext(sim.Sim())
+        cls.seen = {"event": [], "robot": [], "card": []}
+        cls.enterClassContext(Client(cls.sim, cls.seen))
 
     def test_an_event_is_received_and_its_ack_taken(self):
         pushed = self.sim.do("push", event="rename", title="值班")
@@ -110,11 +156,6 @@ class StreamSdk(unittest.TestCase):
         [card] = self.sim.records("cards")
         self.assertEqual(card["data"], {"status": "acked", "title": "P1"})
         self.assertEqual(card["private_data"], {sim.USER: {"mine": "true"}})
-
-    def test_pings_are_answered(self):
-        time.sleep(3.8)
-        ends = {it["why"] for it in self.sim.records("connections")}
-        self.assertNotIn("PingUnanswered", ends)
 
     def test_a_lost_connection_is_opened_again(self):
         before = len(self.sim.records("connections"))

@@ -33,7 +33,8 @@ class Sim:
         assert found, line
         self.address, self._control = found.groups()
         # The rest is help; nobody reads it, and a full pipe would stop the process.
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        self._reader = threading.Thread(target=self.process.stdout.read)
+        self._reader.start()
 
     def __enter__(self):
         return self
@@ -46,6 +47,8 @@ class Sim:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
+            self._reader.join()
+            self.process.stdout.close()
 
     def request(self, host, method, path, body=None, headers=None):
         """(status, parsed body) of one request."""
