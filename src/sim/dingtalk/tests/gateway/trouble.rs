@@ -207,3 +207,66 @@ async fn a_click_that_is_reported_twice_is_answered_twice() {
     let id = |at: usize| frames[at]["headers"]["messageId"].clone();
     assert_eq!((id(0), id(1)), (json!("m-1"), json!("m-1")));
 }
+
+/// Reconnects for as long as it may and acknowledges whatever it is told.
+async fn faithful(ding: DingTalk) {
+    loop {
+        let (status, right) = ask(&ding, &wish(&[EVENT])).await;
+        if status != 200 {
+            continue;
+        }
+        let Ok(mut client) = Client::with_ticket(&right).await else {
+            continue;
+        };
+        while let Some(Ok(message)) = client.socket.next().await {
+            let Message::Text(text) = message else {
+                continue;
+            };
+            let frame: Value = serde_json::from_str(text.as_str()).unwrap();
+            let ack = json!({
+                "code": 200, "message": "OK", "data": r#"{"status":"SUCCESS","message":""}"#,
+                "headers": {"contentType": "application/json",
+                    "messageId": frame["headers"]["messageId"]},
+            });
+            if client
+                .socket
+                .send(Message::text(ack.to_string()))
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_cuts_lose_no_event_for_a_client_that_comes_back() {
+    let mut settings = settings();
+    settings.stream.event_again_ms = 1_000;
+    settings.limits = false;
+    let ding = boxed(settings).await;
+    let gateway = ding.gateway();
+    let client = tokio::spawn(faithful(ding.clone()));
+    for i in 0..200 {
+        gateway.connected(1).await;
+        for j in 0..5 {
+            gateway.send_event(&rename(&ding, &format!("{i}-{j}")));
+        }
+        // At any moment of the exchange.
+        tokio::time::sleep(Duration::from_micros(i * 37 % 2_000)).await;
+        gateway.cut();
+    }
+    let start = clock::now();
+    while gateway.pending() > 0 {
+        assert!(clock::now().duration_since(start) < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let outcomes = gateway.outcomes();
+    assert_eq!(outcomes.len(), 1_000);
+    assert!(outcomes.iter().all(|it| it.settled == Settled::Done));
+    assert!(outcomes.iter().any(|it| it.tries > 1));
+    let connections = gateway.connections();
+    assert!(connections.len() > 200);
+    client.abort();
+}
