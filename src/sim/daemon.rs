@@ -23,6 +23,14 @@ use super::post::{self, Reply};
 pub const CARD_ROUTE: &str = "dingd-box";
 /// What signs clicks.
 pub const CARD_SECRET: &str = "box-card-secret-0001";
+/// For behind a configuration of [`config`]: clicks come over HTTP.
+pub const CARDS_OVER_HTTP: &str = r#"
+[apps.cards]
+callback = "http"
+route_key = "dingd-box"
+secret = "box-card-secret-0001"
+pending = { dingd_state = "pending" }
+"#;
 /// The API token that [`config`] sets.
 pub const API_TOKEN: &str = "box-api-token-0123456789";
 /// The signing key that [`config`] sets for the platform.
@@ -82,11 +90,6 @@ robot_code = "{}"
 token = "{}"
 aes_key = "{}"
 receive_id = "{}"
-[apps.cards]
-callback = "http"
-route_key = "{CARD_ROUTE}"
-secret = "{CARD_SECRET}"
-pending = {{ dingd_state = "pending" }}
 "#,
         state_dir.display(),
         300.0 / scale,

@@ -698,7 +698,7 @@ impl Stage {
 #[tokio::test]
 async fn without_a_callback_over_http_there_is_nothing_to_register() {
     let stage = Stage::with(fast(), |config| {
-        format!("{config}[apps.cards]\ncallback = \"stream\"\n")
+        format!("{config}[apps.cards]\ncallback = \"stream\"\n[apps.stream]\nenabled = true\n")
     })
     .await;
     let (done, text) = cards_command(&stage, &["register"]).await;

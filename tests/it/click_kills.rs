@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dingd::sim::daemon::Daemon;
+use dingd::sim::daemon::{CARDS_OVER_HTTP, Daemon};
 use dingd::sim::platform::{PlatformSwitches, Reaction, Reflex};
 use serde_json::json;
 
@@ -44,7 +44,8 @@ async fn a_death_anywhere_between_a_click_and_its_settled_update_loses_nothing()
 }
 
 async fn die_at(point: &str, times: u64) {
-    let edit = |config: String| format!("{config}[inbound]\nanswer_deadline_ms = 150\n");
+    let edit =
+        |config: String| format!("{config}{CARDS_OVER_HTTP}[inbound]\nanswer_deadline_ms = 150\n");
     let mut stage = Stage::with(fast(), edit).await;
     stage.route_clicks().await;
     stage.foreign_card("alert-1").await;

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use dingd::sim::daemon::CARDS_OVER_HTTP;
 use dingd::sim::dingtalk::{Carriers, Click, Signed};
 use dingd::sim::platform::{PlatformSwitches, Reaction, Reflex};
 use serde_json::{Value, json};
 
-use crate::support::{Stage, until};
+use crate::support::{Stage, fast, until};
 
 const CLICKED: &str = "dingtalk.card.clicked";
 
 async fn stage() -> Stage {
-    let stage = Stage::open().await;
+    let stage = Stage::with(fast(), |config| config + CARDS_OVER_HTTP).await;
     stage.route_clicks().await;
     stage.foreign_card("alert-1").await;
     stage
@@ -254,8 +255,8 @@ async fn an_answer_of_the_wrong_shape_counts_as_taken_and_is_told_in_the_log() {
 
 #[tokio::test]
 async fn without_an_upstream_that_answers_a_click_is_told_and_changes_nothing() {
-    let stage = Stage::with(crate::support::fast(), |config| {
-        config.replace("answers = true\n", "")
+    let stage = Stage::with(fast(), |config| {
+        config.replace("answers = true\n", "") + CARDS_OVER_HTTP
     })
     .await;
     stage.route_clicks().await;
