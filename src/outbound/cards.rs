@@ -70,12 +70,9 @@ pub struct Card {
     /// How that message ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     end: Option<End>,
-    /// A call that makes the card has left, and nobody knows what came of it.
+    /// Whether DingTalk has the card, whoever sees it.
     #[serde(default, skip_serializing_if = "is_default")]
-    asked: bool,
-    /// DingTalk has the card, whether or not somebody sees it.
-    #[serde(default, skip_serializing_if = "is_default")]
-    exists: bool,
+    made: Made,
     base: Face,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     flight: Option<Flight>,
@@ -98,6 +95,21 @@ struct Flight {
     patch: Patch,
     /// Its call is under way; otherwise it waits for another one.
     under_way: bool,
+}
+
+/// Whether DingTalk has a card.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Made {
+    /// Surely not.
+    #[default]
+    No,
+    /// The first call that makes it is under way, or its process died.
+    Asked,
+    /// Some call may have made it: a later one that was refused does not change that.
+    Doubtful,
+    /// It has.
+    Yes,
 }
 
 /// How the message that makes a card ended.
@@ -221,7 +233,7 @@ impl Card {
     fn carrier<'a>(&self, alive: &'a Alive, priority: Priority, until_ms: u64) -> Option<&'a Live> {
         // A card that has surely not been made is made as it is to be by then.
         let maker = alive.message.as_ref();
-        if let Some(maker) = maker.filter(|_| !self.asked && !self.exists) {
+        if let Some(maker) = maker.filter(|_| self.made == Made::No) {
             return Some(maker);
         }
         let fits = |live: &&Live| live.priority <= priority && live.expires_ms >= until_ms;
@@ -230,15 +242,21 @@ impl Card {
 
     /// Message `id`, which makes the card, has its turn.
     fn make(&mut self, id: MessageId) -> Making {
-        let (deliver, doubtful) = (self.exists, self.asked);
-        if !deliver && !doubtful {
+        self.end = None;
+        if self.made == Made::No {
             let waiting = std::mem::take(&mut self.waiting);
             self.base.apply(waiting);
             self.last = Some(id);
         }
-        self.asked |= !deliver;
-        self.end = None;
-        Making { deliver, doubtful }
+        self.made = match self.made {
+            Made::No => Made::Asked,
+            Made::Asked | Made::Doubtful => Made::Doubtful,
+            Made::Yes => Made::Yes,
+        };
+        Making {
+            deliver: self.made == Made::Yes,
+            doubtful: self.made == Made::Doubtful,
+        }
     }
 
     /// Update `id` has its turn: it takes along everything that is not at DingTalk.
@@ -280,8 +298,12 @@ impl Card {
     /// whether it was done, `exists` that the card exists now.
     fn answered(&mut self, id: MessageId, known: bool, exists: bool) {
         if self.message == Some(id) {
-            self.exists |= exists;
-            self.asked &= !known && !self.exists;
+            self.made = match self.made {
+                _ if exists => Made::Yes,
+                Made::Asked if known => Made::No,
+                Made::Asked => Made::Doubtful,
+                made => made,
+            };
         } else if let Some(flight) = self.flight.as_mut().filter(|f| f.message == id) {
             flight.under_way = false;
             // What comes while it waits goes along with it.
@@ -294,11 +316,12 @@ impl Card {
         if self.message == Some(id) {
             self.end = Some(match state {
                 State::Sent => End::Made,
-                _ if self.asked => End::Unknown,
+                _ if matches!(self.made, Made::Asked | Made::Doubtful) => End::Unknown,
                 _ => End::NotMade,
             });
-            self.exists |= state == State::Sent;
-            self.asked &= !self.exists;
+            if state == State::Sent {
+                self.made = Made::Yes;
+            }
             return;
         }
         let carries = self.carrier == Some(id);
@@ -483,4 +506,323 @@ impl Lock {
 
 fn disk_key(app: &str, out_track_id: &str) -> Vec<u8> {
     [app.as_bytes(), &[0], out_track_id.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::outbound::To;
+    use crate::outbound::dead::tests::dead;
+
+    /// A card and its messages on disk, the call under way, and what DingTalk shows.
+    struct World {
+        dice: u64,
+        card: Card,
+        /// Under way: the maker, or an update.
+        alive: BTreeMap<MessageId, Live>,
+        call: Option<(MessageId, Making, Patch)>,
+        shown: Option<Face>,
+        /// What was accepted, one after another.
+        wanted: Face,
+        next: u64,
+        merged: BTreeSet<MessageId>,
+    }
+
+    /// How a call ends.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Came {
+        Done,
+        /// DingTalk did it, and nobody heard.
+        Unheard,
+        /// It did not, and nobody knows.
+        Lost,
+        /// It said no, for now.
+        Refused,
+    }
+
+    impl World {
+        fn new(seed: u64) -> Self {
+            let base = Face {
+                data: [("n".to_owned(), "0".to_owned())].into(),
+                ..Face::default()
+            };
+            let mut world = Self {
+                dice: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+                card: Card {
+                    base: base.clone(),
+                    ..Card::default()
+                },
+                alive: BTreeMap::new(),
+                call: None,
+                shown: None,
+                wanted: base,
+                next: 0,
+                merged: BTreeSet::new(),
+            };
+            world.card.message = Some(world.message(Priority::Normal));
+            world
+        }
+
+        fn below(&mut self, end: u64) -> u64 {
+            self.dice ^= self.dice << 13;
+            self.dice ^= self.dice >> 7;
+            self.dice ^= self.dice << 17;
+            self.dice % end
+        }
+
+        fn message(&mut self, priority: Priority) -> MessageId {
+            self.next += 1;
+            let id = MessageId::new(1, 0, self.next);
+            let (_, live) = dead(To::Users(vec![]), State::Queued, "x");
+            let live = Live {
+                id,
+                priority,
+                expires_ms: 1_000,
+                ..live
+            };
+            self.alive.insert(id, live);
+            id
+        }
+
+        fn alive(&self) -> Alive {
+            let live = |id: Option<MessageId>| self.alive.get(&id?).cloned();
+            let flight = self.card.flight.as_ref().map(|flight| flight.message);
+            Alive {
+                message: live(self.card.message),
+                flight: live(flight).is_some(),
+                carrier: live(self.card.carrier),
+            }
+        }
+
+        fn patch(&mut self) {
+            let (kind, n) = (self.below(5), self.below(1_000).to_string());
+            let name = format!("k{}", self.below(3));
+            let one: BTreeMap<_, _> = [(name, n)].into();
+            let user = format!("u{}", self.below(2));
+            let private = kind >= 3;
+            let mut patch = Patch {
+                whole_data: kind == 2,
+                whole_private_data: kind == 4,
+                data: if private {
+                    BTreeMap::new()
+                } else {
+                    one.clone()
+                },
+                private_data: if private {
+                    [(user, one)].into()
+                } else {
+                    BTreeMap::new()
+                },
+            };
+            let alive = self.alive();
+            if self.card.standing(&alive) == Standing::Dead {
+                return;
+            }
+            patch.spell_out(&self.card.wanted());
+            self.wanted.apply(patch.clone());
+            self.card.waiting.then(patch);
+            let priority = Priority::ALL[usize::try_from(self.below(4)).unwrap()];
+            if self.card.carrier(&alive, priority, 500).is_none() {
+                self.card.carrier = Some(self.message(priority));
+            }
+        }
+
+        /// The turn of any message: calls of one card are one at a time but for a message that waits.
+        fn turn(&mut self) {
+            if self.call.is_some() || self.alive.is_empty() {
+                return;
+            }
+            let index = usize::try_from(self.below(self.alive.len() as u64)).unwrap();
+            let id = *self.alive.keys().nth(index).unwrap();
+            if self.card.message == Some(id) {
+                let making = self.card.make(id);
+                self.call = Some((id, making, Patch::default()));
+                return;
+            }
+            let alive = self.alive();
+            let mut card = self.card.clone();
+            match card.update(id, &alive) {
+                Turn::Carry(patch) => {
+                    self.card = card;
+                    let making = Making {
+                        deliver: true,
+                        doubtful: false,
+                    };
+                    self.call = Some((id, making, patch));
+                }
+                Turn::Behind(other) => {
+                    assert!(self.alive.keys().any(|id| id.seq() == other), "for ever");
+                }
+                Turn::Merged(_) => {
+                    self.merged.insert(id);
+                    self.end(id, State::Merged);
+                }
+                Turn::Nothing | Turn::NotSent => self.end(id, State::Dead),
+            }
+        }
+
+        fn end(&mut self, id: MessageId, state: State) {
+            self.alive.remove(&id);
+            self.card.ended(id, state);
+        }
+
+        fn comes(&mut self, came: Came) {
+            let Some((id, making, patch)) = self.call.take() else {
+                return;
+            };
+            let makes = self.card.message == Some(id);
+            if matches!(came, Came::Done | Came::Unheard) {
+                match &mut self.shown {
+                    None if makes => self.shown = Some(self.card.base.clone()),
+                    Some(shown) if !makes => shown.apply(patch),
+                    // "It exists."
+                    Some(_) => assert!(making.doubtful, "made twice"),
+                    None => panic!("changed before it was made"),
+                }
+            }
+            if came == Came::Done {
+                self.card.answered(id, true, makes);
+                self.end(id, State::Sent);
+            } else {
+                self.card.answered(id, came == Came::Refused, false);
+            }
+        }
+
+        /// The process dies: nobody knows what became of the call, and the record is as it was written.
+        fn crash(&mut self) {
+            let arrives = self.below(2) == 0;
+            if let Some((id, making, patch)) = self.call.take() {
+                let makes = self.card.message == Some(id);
+                if arrives {
+                    match &mut self.shown {
+                        None if makes => self.shown = Some(self.card.base.clone()),
+                        Some(shown) if !makes => shown.apply(patch),
+                        Some(_) => assert!(making.doubtful, "made twice"),
+                        None => panic!("changed before it was made"),
+                    }
+                }
+            }
+            let bytes = record::encode(&self.card);
+            self.card = record::decode(&bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn when_all_is_quiet_dingtalk_shows_what_was_accepted_whatever_happened_on_the_way() {
+        for seed in 0..4_000 {
+            let mut world = World::new(seed);
+            for _ in 0..40 {
+                match world.below(10) {
+                    0..3 => world.patch(),
+                    3..6 => world.turn(),
+                    6 => world.comes(Came::Done),
+                    7 => world.comes(Came::Unheard),
+                    8 => {
+                        let came = if world.below(2) == 0 {
+                            Came::Lost
+                        } else {
+                            Came::Refused
+                        };
+                        world.comes(came);
+                    }
+                    _ => world.crash(),
+                }
+            }
+            let mut steps = 0;
+            while !world.alive.is_empty() {
+                world.turn();
+                world.comes(Came::Done);
+                steps += 1;
+                assert!(steps < 10_000, "seed {seed}: it never ends");
+            }
+            let shown = world.shown.clone().unwrap();
+            assert_eq!(shown, world.wanted, "seed {seed}");
+            assert_eq!(world.card.wanted(), world.wanted, "seed {seed}");
+            assert_eq!(world.card.base, world.wanted, "seed {seed}: nothing waits");
+        }
+    }
+
+    #[test]
+    fn a_change_that_is_refused_is_dropped_and_one_that_expired_goes_with_the_next() {
+        for (state, next) in [(State::Dead, "2"), (State::Expired, "1")] {
+            let mut world = World::new(1);
+            let maker = world.card.message.unwrap();
+            world.card.make(maker);
+            world.card.answered(maker, true, true);
+            world.end(maker, State::Sent);
+            let patch = |name: &str, value: &str| Patch {
+                data: [(name.to_owned(), value.to_owned())].into(),
+                ..Patch::default()
+            };
+            let id = world.message(Priority::Normal);
+            world.card.waiting.then(patch("a", "1"));
+            let alive = world.alive();
+            assert!(matches!(world.card.update(id, &alive), Turn::Carry(_)));
+            world.end(id, state);
+            let id = world.message(Priority::Normal);
+            world.card.waiting.then(patch("b", "2"));
+            let alive = world.alive();
+            let Turn::Carry(patch) = world.card.update(id, &alive) else {
+                panic!("it has something to carry");
+            };
+            assert_eq!(patch.data.values().next().map(String::as_str), Some(next));
+        }
+    }
+
+    #[test]
+    fn a_change_waits_for_its_card_and_ends_with_it() {
+        let mut world = World::new(1);
+        let maker = world.card.message.unwrap();
+        let id = world.message(Priority::Critical);
+        world.card.make(maker);
+        world.card.waiting.then(Patch {
+            whole_data: true,
+            ..Patch::default()
+        });
+        let alive = world.alive();
+        assert_eq!(world.card.update(id, &alive), Turn::Behind(maker.seq()));
+        world.card.answered(maker, true, false);
+        world.end(maker, State::Dead);
+        let alive = world.alive();
+        assert_eq!(world.card.update(id, &alive), Turn::NotSent);
+        // Where nobody knows, DingTalk is asked.
+        world.card.made = Made::Doubtful;
+        world.end(maker, State::Expired);
+        let alive = world.alive();
+        assert!(matches!(world.card.update(id, &alive), Turn::Carry(_)));
+    }
+
+    #[tokio::test]
+    async fn a_card_is_forgotten_a_month_after_its_last_change_unless_a_message_is_under_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let cards = Cards::new(journal.clone());
+        let mut batch = Batch::default();
+        for number in 0..STEP_MAX + 2 {
+            let name = format!("c{number}");
+            let lock = cards.hold("oncall", &name).await.unwrap();
+            let mut held = lock.or(|| Card::of_others("oncall", &name, Generation::Current, 1));
+            if number == 1 {
+                let (_, live) = dead(To::Users(vec![]), State::Queued, "x");
+                held.card.carrier = Some(live.id);
+                let key = live.id.seq().to_be_bytes();
+                batch.put(OUTBOX.live, key, record::encode(&live));
+            }
+            let touched_ms = if number == 2 { 10 } else { 5 };
+            held.put(&mut batch, touched_ms);
+        }
+        journal.commit(batch).await.unwrap();
+        assert_eq!(cards.forget(KEEP_MS + 5).await, 0, "too soon");
+        *cards.next() = vec![];
+        assert_eq!(cards.forget(KEEP_MS + 6).await, STEP_MAX - 2, "a step");
+        assert_eq!(cards.forget(KEEP_MS + 6).await, 2, "the rest");
+        assert_eq!(cards.forget(KEEP_MS + 6).await, 0);
+        for (name, known) in [("c0", false), ("c1", true), ("c2", true), ("c3", false)] {
+            let found = cards.read("oncall", name).await.unwrap();
+            assert_eq!(found.is_some(), known, "{name}");
+        }
+        journal.close();
+    }
 }

@@ -870,3 +870,24 @@ async fn what_is_wrong_with_a_card_is_named_and_nothing_is_stored() {
     assert_eq!(stage.box_.cards().len(), 1);
     stage.close().await;
 }
+
+/// Unknown, then surely refused, then "exists": the first call made it.
+#[tokio::test]
+async fn a_refusal_after_a_lost_answer_leaves_the_doubt() {
+    let stage = Stage::open().await;
+    stage.box_.set(Switches {
+        only: Some(CREATE.to_owned()),
+        cut_after: true,
+        ..Switches::default()
+    });
+    let id = stage.send_card(&card_to(&stage.to_chat(), "inc-1")).await;
+    stage.reaches(&id, "retrying").await;
+    stage.box_.set(Switches {
+        fail_next: [Wrong::json(500, r#"{"code":"system.busy"}"#)].into(),
+        ..Switches::default()
+    });
+    stage.reaches(&id, "sent").await;
+    assert_eq!(stage.message(&id).await["attempts"], 3);
+    stage.agrees("inc-1").await;
+    stage.close().await;
+}
