@@ -14,7 +14,8 @@
 //! platform ──message───▶ check  ─▶ store ─▶ 202 + id     outbox ─▶ lane ─▶ limits ─▶ call ─▶ verdict ─▶ receipt
 //! ```
 //!
-//! Both are *accept → deliver → settle* over one journal. Where one causes work for the other (a message
+//! Both are *accept → deliver → settle* over one journal. A card is a message too, but what it says is a record
+//! that changes: [`outbound::cards`]. Where one causes work for the other (a message
 //! has ended, the platform is to know) it appends to the other's queue in the same commit.
 //!
 //! # The house
@@ -32,7 +33,7 @@
 //! | [`egress`] | the one way out to DingTalk: limits, breaker, call, verdict, the month's ledger |
 //! | [`http`] · [`journal`] | doors and calls with a limit on everything; what must not be lost |
 //! | [`metrics`] | every metric, once |
-//! | [`dingtalk`] | ── pure ── the vendor's wire: signature, envelope, frame, event, message, split, digest, answer |
+//! | [`dingtalk`] | ── pure ── the vendor's wire: signature, envelope, frame, event, message, card, split, digest, answer |
 //! | [`delivery`] | ── pure ── the life of one delivery: verdict, state, retry, breaker, lanes, record |
 //! | [`clock`] · [`drain`] · [`faults`] · [`health`] · [`seal`] · [`secret`] | time, stopping, deliberate faults for the tests, readiness, what must not be read, what must not be seen |
 //!
