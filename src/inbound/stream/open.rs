@@ -165,7 +165,13 @@ fn refused(app: &App, verdict: &Verdict) -> Trouble {
             reason.detail, app.name, app.name
         )
     } else {
-        format!("{} — {} / {}", reason.detail, reason.fix_zh, reason.fix_en)
+        // The cures of the table speak of messages, and none is concerned.
+        format!(
+            "{}; dingd 自动重试；若持续，请检查 开发者后台 → 应用 → 事件订阅 是否已选 Stream 模式、应用是否已启用 / dingd tries \
+             again by itself; if it lasts, check that developer console → app → event subscription has Stream mode \
+             and that the app is enabled",
+            reason.detail
+        )
     };
     Trouble {
         needs_hand,
