@@ -757,3 +757,43 @@ async fn cuts_at_random_moments_under_load_lose_nothing_and_double_nothing() {
     gateway.connected(1).await;
     close(stage).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_under_load_lose_nothing_and_give_no_event_a_second_id() {
+    let kills = if long() { 200 } else { 15 };
+    let events = kills * 40;
+    let settings = with_stream(StreamSettings {
+        event_again_ms: 4_000,
+        ..StreamSettings::default()
+    });
+    let mut stage = stage(settings, "").await;
+    let gateway = stage.box_.gateway();
+    let load = tokio::spawn({
+        let gateway = gateway.clone();
+        async move {
+            let mut ids = vec![];
+            for n in 0..events {
+                ids.push(gateway.send_event(&number(n)));
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            ids
+        }
+    });
+    let mut dice = Dice::new(20_261_126);
+    for _ in 0..kills {
+        tokio::time::sleep(Duration::from_millis(10 + dice.below(100))).await;
+        stage = stage.crash().await;
+    }
+    for id in load.await.unwrap() {
+        assert_eq!(gateway.settled(&id).await.settled, Settled::Done);
+    }
+    until("all events are with the platform", async || {
+        taken(&stage).len() as u64 >= events
+    })
+    .await;
+    // A kill between the platform's answer and its record delivers again, under the same id.
+    let ids: std::collections::BTreeSet<_> =
+        stage.events(OTHER).into_iter().map(|one| one.id).collect();
+    assert_eq!(ids.len() as u64, events);
+    close(stage).await;
+}
