@@ -1,7 +1,7 @@
 //! The other way in: a WebSocket connection that we open and DingTalk speaks on (inbound.md §5).
 //!
-//! [`open`] asks for a place and connects · [`link`] one connection, its frames worked off and answered ·
-//! [`pulse`] its times · [`desk`] one frame · [`keep`] keeps one connection of an app up, without a gap
+//! `open` asks for a place and connects · `link` one connection, its frames worked off and answered ·
+//! `pulse` its times · `desk` one frame · `keep` keeps one connection of an app up, without a gap
 //! where there is a choice.
 //!
 //! What comes here was believed when we opened: the connection is TLS to a host of DingTalk's, and the
