@@ -800,3 +800,18 @@ async fn kills_under_load_lose_nothing_and_give_no_event_a_second_id() {
     assert_eq!(ids.len() as u64, events);
     close(stage).await;
 }
+
+#[tokio::test]
+async fn a_reply_to_a_message_that_came_over_stream_takes_the_way_of_late_ones() {
+    let stage = stage(fast(), "").await;
+    let answer = json!({"reply": {"text": {"content": "已确认"}}});
+    stage.platform.set(answering(&answer));
+    let said = stage.box_.say(&stage.chat(), "manager0001", "ack 7").await;
+    assert!(said.acknowledged, "{said:?}");
+    until("the reply is in the chat", async || {
+        let delivered = stage.box_.delivered();
+        delivered.iter().any(|one| one.text.contains("已确认"))
+    })
+    .await;
+    close(stage).await;
+}
