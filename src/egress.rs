@@ -6,6 +6,7 @@
 
 pub mod call;
 pub mod charge;
+mod ends;
 pub mod ledger;
 pub mod limit;
 pub mod month;

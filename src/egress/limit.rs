@@ -5,10 +5,11 @@
 //! end of the attempt, and every window is longer than DingTalk's by a margin. Time is monotonic and
 //! comes in as a value.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
+use super::ends::Ends;
 use crate::delivery::breaker::{Breaker, State};
 use crate::delivery::verdict::Wait;
 
@@ -183,7 +184,7 @@ pub struct Limits {
 #[derive(Debug, Default)]
 struct Gate {
     /// Ends of calls within the window, oldest first.
-    ended: VecDeque<u64>,
+    ended: Ends,
     in_flight: u32,
     paused_until_ms: u64,
     last_pause_ms: u64,
@@ -270,7 +271,7 @@ impl Limits {
                 gate.age(rule, now_ms);
                 let used = u32::try_from(gate.used()).unwrap_or(u32::MAX);
                 standing.left = standing.count.saturating_sub(used);
-                let last_ms = gate.ended.back().copied();
+                let last_ms = gate.ended.newest();
                 let last_ms = if gate.in_flight > 0 {
                     Some(now_ms)
                 } else {
@@ -347,7 +348,7 @@ impl Limits {
             if let Some(gate) = self.gates.get_mut(key) {
                 gate.in_flight = gate.in_flight.saturating_sub(1);
                 if counted {
-                    gate.ended.push_back(now_ms);
+                    gate.ended.add(now_ms);
                 }
                 if host_works != Some(false) {
                     gate.slow = gate
@@ -375,9 +376,7 @@ impl Limits {
     /// A call that ended at `end_ms`, before this process started.
     pub fn charge(&mut self, key: Key, end_ms: u64) {
         if self.rules.0.contains_key(&key.kind) {
-            let gate = self.gates.entry(key).or_default();
-            let at = gate.ended.partition_point(|known| *known <= end_ms);
-            gate.ended.insert(at, end_ms);
+            self.gates.entry(key).or_default().ended.add(end_ms);
         }
     }
 
@@ -501,10 +500,10 @@ impl Gate {
     fn age(&mut self, rule: Rule, now_ms: u64) {
         while self
             .ended
-            .front()
-            .is_some_and(|end| end + rule.longest_ms() <= now_ms)
+            .get(0)
+            .is_some_and(|end_ms| end_ms + rule.longest_ms() <= now_ms)
         {
-            self.ended.pop_front();
+            self.ended.forget_oldest();
         }
     }
 }
