@@ -77,7 +77,7 @@ pub const fn bug(_: Bug) -> bool {
 
 /// The moments at which a process can be made to die: right before and right after each step that
 /// somebody outside, or the next start, relies on.
-pub const POINTS: [&str; 30] = [
+pub const POINTS: [&str; 32] = [
     "create.filled",
     "create.renamed",
     "migrate.before",
@@ -101,6 +101,8 @@ pub const POINTS: [&str; 30] = [
     "message.after",
     "patch.before",
     "patch.after",
+    "shown.before",
+    "shown.after",
     "digest.before",
     "digest.after",
     "call.before",

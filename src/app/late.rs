@@ -1,4 +1,5 @@
-//! Answers of the platform that came too late for those who waited: they go out like its requests.
+//! Answers of the platform of which the outbound side must know: those that came too late for whoever waited go
+//! out like its requests; what a card shows by one that came in time is noted.
 
 use std::sync::Arc;
 
@@ -22,7 +23,15 @@ pub(super) async fn answers(
         let (outbox, chats) = (outbox.clone(), chats.clone());
         // One card's answer does not wait for another's.
         tokio::spawn(async move {
-            let stored = match store(&outbox, &chats, &late.app, late.ask, late.answer).await {
+            let stored = match store(
+                &outbox,
+                &chats,
+                &late.app,
+                (late.ask, late.answer),
+                late.shown,
+            )
+            .await
+            {
                 Ok(()) => true,
                 // It may be taken later: the event comes to the platform again, and so does the answer.
                 Err(problem) if problem.is_retryable() => false,
@@ -46,10 +55,10 @@ async fn store(
     outbox: &Outbox,
     chats: &Chats,
     app: &str,
-    ask: Ask,
-    answer: Answer,
+    asked: (Ask, Answer),
+    shown: bool,
 ) -> Result<(), Problem> {
-    match (ask, answer) {
+    match asked {
         (Ask::Click { card, user }, Answer::Card(answer)) => {
             let private = Some(answer.private_data).filter(|private| !private.is_empty());
             let patch = Patch {
@@ -57,7 +66,11 @@ async fn store(
                 private_data: private.map(|private| (user, private)).into_iter().collect(),
                 ..Patch::default()
             };
-            outbox.patch_card(app, &card, patch, true).await?;
+            if shown {
+                outbox.note_shown(app, &card, patch).await?;
+            } else {
+                outbox.patch_card(app, &card, patch, true).await?;
+            }
         }
         (Ask::Message { reply_to }, Answer::Reply(content)) => {
             let asked = {

@@ -21,7 +21,8 @@ pub enum Answer {
     Reply(Content),
 }
 
-/// An answer for which nobody waits any more: it goes out like a request of the platform.
+/// An answer of which the outbound side must know: nobody waits for it any more, and it goes out like a
+/// request of the platform; or it was given in time.
 #[derive(Debug)]
 pub struct Late {
     /// The app that was asked.
@@ -30,6 +31,8 @@ pub struct Late {
     pub ask: Ask,
     /// [`Answer::Card`] or [`Answer::Reply`].
     pub answer: Answer,
+    /// It was given in time: DingTalk shows it already.
+    pub shown: bool,
     /// Told `true` once it is certain to go out, or can never.
     pub done: oneshot::Sender<bool>,
 }

@@ -569,9 +569,16 @@ impl Delivery {
     /// Gives the answer to whoever waits for it. If nobody does any more, it goes out by itself; the
     /// event is not settled before that is certain to happen.
     async fn pass_on(&self, seq: u64, stored: &Stored, ask: &Ask, answer: Answer) -> Outcome {
+        let given = answer.clone();
         let Err(answer) = self.asking.answer(seq, answer).await else {
             point("answer.after");
-            return Outcome::Delivered;
+            // Should this be cut off, the event and its answer come again, and the card is changed once more.
+            return match (ask, given) {
+                (Ask::Click { .. }, card @ Answer::Card(_)) => {
+                    self.hand_over(stored, ask, card, true).await
+                }
+                _ => Outcome::Delivered,
+            };
         };
         let app = self.settings.load_full();
         let app = app.apps.get(&stored.app);
@@ -579,17 +586,26 @@ impl Delivery {
             return Outcome::Delivered;
         };
         metrics::answer(ask.label(), "late");
+        point("late.before");
+        let outcome = self.hand_over(stored, ask, answer, false).await;
+        if matches!(outcome, Outcome::Delivered) {
+            point("late.after");
+        }
+        outcome
+    }
+
+    /// Lets the outbound side have an answer; the event is not settled before that is on disk.
+    async fn hand_over(&self, stored: &Stored, ask: &Ask, answer: Answer, shown: bool) -> Outcome {
         let (done, is_done) = oneshot::channel();
         let late = Late {
             app: stored.app.clone(),
             ask: ask.clone(),
             answer,
+            shown,
             done,
         };
-        point("late.before");
         let sent = self.late.send(late).await.is_ok();
         if sent && is_done.await.unwrap_or(false) {
-            point("late.after");
             Outcome::Delivered
         } else {
             failed("the answer could not be stored".to_owned(), None, false)

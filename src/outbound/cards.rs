@@ -294,6 +294,12 @@ impl Card {
         }
     }
 
+    /// DingTalk shows `patch`, which came to it without a message. What waits was accepted before that or after,
+    /// nobody can say; it arrives later, so it is what the card shows in the end.
+    fn shown(&mut self, patch: Patch) {
+        self.base.apply(patch);
+    }
+
     /// The call of message `id` was answered and it goes on. `known` says that the answer leaves no doubt
     /// whether it was done, `exists` that the card exists now.
     fn answered(&mut self, id: MessageId, known: bool, exists: bool) {
@@ -769,6 +775,20 @@ mod tests {
             };
             assert_eq!(patch.data.values().next().map(String::as_str), Some(next));
         }
+    }
+
+    #[test]
+    fn what_dingtalk_shows_by_an_answer_to_a_click_is_known_and_gives_way_to_what_still_waits() {
+        let mut card = Card::default();
+        let patch = |value: &str| Patch {
+            data: [("status".to_owned(), value.to_owned())].into(),
+            ..Patch::default()
+        };
+        card.shown(patch("acked"));
+        assert_eq!(card.wanted().data["status"], "acked");
+        card.waiting.then(patch("resolved"));
+        card.shown(patch("acked again"));
+        assert_eq!(card.wanted().data["status"], "resolved");
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Stage {
         calls.count()
     }
 
-    fn to_chat(&self) -> Value {
+    pub fn to_chat(&self) -> Value {
         json!({"chat": self.chat()})
     }
 }

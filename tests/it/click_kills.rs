@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::support::{Dice, Stage, fast, long, patience, program, until};
 
 const CLICKED: &str = "dingtalk.card.clicked";
-const POINTS: [&str; 13] = [
+const POINTS: [&str; 15] = [
     "callback.before",
     "callback.after",
     "event.before",
@@ -23,6 +23,8 @@ const POINTS: [&str; 13] = [
     "late.after",
     "patch.before",
     "patch.after",
+    "shown.before",
+    "shown.after",
     "call.before",
     "call.after",
     "settle.after",

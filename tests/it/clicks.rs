@@ -358,3 +358,31 @@ async fn hostile_clicks_are_refused_alike_and_kill_nobody() {
     post(body, 200).await;
     stage.close().await;
 }
+
+/// What the click changed is on the card already; whoever asks for the card, or changes it, must know.
+#[tokio::test]
+async fn what_a_click_has_changed_is_known_of_the_card() {
+    let stage = Stage::with(fast(), |config| config + CARDS_OVER_HTTP).await;
+    stage.route_clicks().await;
+    let to = json!({"chat": stage.chat()});
+    stage.send_card(&crate::cards::card_to(&to, "inc-1")).await;
+    stage.agrees("inc-1").await;
+    stage.platform.set(reflex(first_come()));
+    let clicked = stage
+        .box_
+        .click("inc-1", "manager0001", &["ack"], ack())
+        .await;
+    assert!(clicked.accepted, "{clicked:?}");
+    until("what the click changed is known", async || {
+        stage.card("inc-1").await["data"]["status"] == "acked"
+    })
+    .await;
+    stage.agrees("inc-1").await;
+    // All private data goes, and so does what came by the click.
+    let whole = json!({"private_data": {"manager0002": {"mine": "x"}}, "replace": true});
+    stage.change("inc-1", &whole).await;
+    stage.agrees("inc-1").await;
+    let shown = stage.card("inc-1").await;
+    assert_eq!(shown["private_data"], json!({"manager0002": {"mine": "x"}}));
+    stage.close().await;
+}

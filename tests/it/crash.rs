@@ -109,7 +109,7 @@ async fn a_death_before_and_after_every_step_loses_nothing() {
         .into_iter()
         // These have tests of their own, here, in `formats.rs`, `cards.rs` and `click_kills.rs`.
         .filter(|point| {
-            let elsewhere = ["purge", "migrate", "patch", "answer.", "late"];
+            let elsewhere = ["purge", "migrate", "patch", "shown", "answer.", "late"];
             !elsewhere.iter().any(|start| point.starts_with(start))
         })
     {

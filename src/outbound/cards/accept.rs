@@ -99,6 +99,28 @@ impl Outbox {
         self.patch(patching, Once::Unkeyed).await
     }
 
+    /// A click was answered with `patch`, and DingTalk shows that already: no call is needed, but what is known
+    /// of the card follows. Nothing is noted of cards that this daemon knows nothing of.
+    pub async fn note_shown(
+        &self,
+        app: &str,
+        out_track_id: &str,
+        patch: Patch,
+    ) -> Result<(), Problem> {
+        let lock = self.cards.hold(app, out_track_id).await;
+        let Lock::Known(mut held) = lock.map_err(|error| unreadable(&error))? else {
+            return Ok(());
+        };
+        held.card.shown(patch);
+        let mut batch = Batch::default();
+        held.put(&mut batch, self.clock.wall_ms());
+        point("shown.before");
+        let stored = self.journal.commit(batch).await;
+        stored.map_err(|_| not_stored())?;
+        point("shown.after");
+        Ok(())
+    }
+
     /// Changes a card; it is durable when this returns `Ok`.
     pub async fn patch(&self, asked: Patching<'_>, once: Once) -> Result<Accepted, Problem> {
         let keyed = match once {
