@@ -222,9 +222,18 @@ impl Content {
         })
     }
 
+    /// The card that it makes or changes.
+    pub fn out_track_id(&self) -> Option<&str> {
+        match self {
+            Self::Card(order) => Some(&order.out_track_id),
+            Self::CardUpdate(change) => Some(&change.out_track_id),
+            _ => None,
+        }
+    }
+
     /// Whether it makes or changes a card.
     pub fn is_card(&self) -> bool {
-        matches!(self, Self::Card(_) | Self::CardUpdate(_))
+        self.out_track_id().is_some()
     }
 
     /// The name in digests and metrics.

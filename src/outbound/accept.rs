@@ -320,11 +320,7 @@ impl Outbox {
             }
             _ => 0.0,
         };
-        let out_track_id = match content {
-            Content::Card(order) => Some(order.out_track_id.clone()),
-            Content::CardUpdate(change) => Some(change.out_track_id.clone()),
-            _ => None,
-        };
+        let out_track_id = content.out_track_id().map(ToOwned::to_owned);
         Accepted {
             id: state.id,
             state: state.progress.state,

@@ -322,6 +322,7 @@ impl Card {
         if self.message == Some(id) {
             self.end = Some(match state {
                 State::Sent => End::Made,
+                State::Unknown => End::Unknown,
                 _ if matches!(self.made, Made::Asked | Made::Doubtful) => End::Unknown,
                 _ => End::NotMade,
             });
@@ -807,7 +808,10 @@ mod tests {
         world.end(maker, State::Dead);
         let alive = world.alive();
         assert_eq!(world.card.update(id, &alive), Turn::NotSent);
-        // Where nobody knows, DingTalk is asked.
+        // Where nobody knows, DingTalk is asked: whether it was made, or, of one that was, whether it arrived.
+        world.card.made = Made::Yes;
+        world.end(maker, State::Unknown);
+        assert_eq!(world.card.standing(&world.alive()), Standing::Unknown);
         world.card.made = Made::Doubtful;
         world.end(maker, State::Expired);
         let alive = world.alive();

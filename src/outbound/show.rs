@@ -19,6 +19,8 @@ pub struct Shown<'a> {
     priority: Priority,
     to: &'a To,
     #[serde(skip_serializing_if = "Option::is_none")]
+    out_track_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     merge_key: Option<&'a str>,
     client: &'a str,
     accepted_at: String,
@@ -86,6 +88,7 @@ pub fn message<'a>(message: &'a Message, live: &'a Live) -> Shown<'a> {
         app: &message.app,
         priority: live.priority,
         to: &message.to,
+        out_track_id: message.content.out_track_id(),
         merge_key: message.merge_key.as_deref(),
         client: &message.client,
         accepted_at: rfc3339(live.accepted_ms),

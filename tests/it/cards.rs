@@ -128,6 +128,7 @@ async fn a_card_appears_in_the_chat_and_can_be_changed_by_key_and_as_a_whole() {
     let message = stage.reaches(&update, "sent").await;
     assert_eq!(message["to"], json!({"card": "inc-1"}));
     assert_eq!(message["client"], "platform");
+    assert_eq!(sent["out_track_id"], "inc-1");
     until("the platform is told of all three", async || {
         stage.events("dingd.message.finished").len() == 3
     })

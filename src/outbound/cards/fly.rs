@@ -218,11 +218,7 @@ impl Sender {
     /// The card of a message; `None` if it has none, or if it cannot be read: the next message finds that
     /// this one is under way no more.
     async fn card_in_hand(&self, message: &Message) -> Option<Box<Held>> {
-        let out_track_id = match &message.content {
-            Content::Card(order) => &order.out_track_id,
-            Content::CardUpdate(change) => &change.out_track_id,
-            _ => return None,
-        };
+        let out_track_id = message.content.out_track_id()?;
         match self.cards.hold(&message.app, out_track_id).await {
             Ok(Lock::Known(held)) => Some(held),
             Ok(Lock::New(_)) => None,
