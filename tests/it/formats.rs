@@ -6,6 +6,7 @@ use std::path::Path;
 
 use dingd::journal::{Batch, Journal, Order, Table};
 use dingd::sim::daemon::Daemon;
+use dingd::sim::dingtalk::Switches;
 use serde_json::{Value, json};
 
 use crate::support::{Stage, other_event, program, robot, text_to, until};
@@ -55,16 +56,23 @@ async fn a_store_of_version_3_is_read() {
         std::fs::write(file, write_rows().await).unwrap();
     }
     let stage = Stage::open().await;
+    let box_ = stage.box_.clone();
     let stage = stage
         .again(async |daemon, dir| {
             daemon.terminate().await;
             fill(dir, include_str!("../vectors/rows-v3.json"), "3").await;
+            // Nothing is to leave before it was looked at.
+            box_.set(Switches {
+                refuse: true,
+                ..Switches::default()
+            });
         })
         .await;
     let card = stage.get("/v1/cards/inc-kept").await.json();
     assert_eq!(card["state"], "created", "{card}");
     assert_eq!(card["data"], json!({"title": "kept", "n": "1"}), "{card}");
     assert_eq!(card["waiting"]["data"], json!({"n": "1"}), "{card}");
+    stage.box_.set(Switches::default());
     everything_is_there(&stage, 5).await;
     stage.close().await;
 }
