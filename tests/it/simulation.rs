@@ -20,10 +20,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dingd::delivery::id::{MessageId, digest, event_id};
 use dingd::delivery::random;
 use dingd::dingtalk::event;
+use dingd::http::audit::Who;
 use dingd::inbound::accept::Accepted;
 use dingd::inbound::apply::meaning;
 use dingd::inbound::verify::Verified;
 use dingd::outbound::accept::Once;
+use dingd::outbound::cards::accept::Patching;
+use dingd::outbound::cards::ask;
 use dingd::outbound::lane::Command;
 use dingd::outbound::request;
 use serde_json::{Value, json};
@@ -67,7 +70,11 @@ enum Deed {
     Callback(usize),
     Message(usize),
     Cancel(usize),
-    Weather { dingtalk: bool },
+    /// Makes the card of that number, or changes it to a higher number.
+    Card(u64, u64),
+    Weather {
+        dingtalk: bool,
+    },
     Upkeep,
     Jump,
     Cut,
@@ -86,6 +93,8 @@ pub struct Simulation {
     inbound_lifetime_ms: u64,
     pub callbacks: Vec<Callback>,
     pub messages: Vec<Message>,
+    /// The number that was accepted last for each card.
+    pub cards: BTreeMap<String, u64>,
     /// From now on nothing goes wrong.
     calm: bool,
     cuts: u32,
@@ -137,6 +146,7 @@ impl Simulation {
             inbound_lifetime_ms,
             callbacks: vec![],
             messages: vec![],
+            cards: BTreeMap::new(),
             calm: false,
             cuts: 0,
             tally: Tally::new(),
@@ -196,6 +206,18 @@ impl Simulation {
                     let to = self.somebody();
                     self.message(at_ms + gap_ms, &to);
                 }
+            }
+        }
+        at_ms = 0;
+        for card in 0.. {
+            at_ms += self.any_scale(MINUTE_MS, 8);
+            if at_ms >= horizon_ms {
+                break;
+            }
+            let mut then_ms = at_ms;
+            for number in 0..=self.dice.below(8) {
+                self.plan(then_ms, Deed::Card(card, number));
+                then_ms += self.any_scale(5, 20);
             }
         }
         at_ms = 0;
@@ -330,6 +352,7 @@ impl Simulation {
             Deed::Callback(n) => self.send_callback(n).await,
             Deed::Message(n) => self.send_message(n).await,
             Deed::Cancel(n) => self.cancel(n).await,
+            Deed::Card(card, number) => self.send_card(card, number).await,
             Deed::Weather { dingtalk } => {
                 let lasts_ms = self.world.lock().change_weather(dingtalk);
                 self.plan(self.world.now_ms() + lasts_ms, Deed::Weather { dingtalk });
@@ -508,6 +531,48 @@ impl Simulation {
         }
     }
 
+    async fn send_card(&mut self, card: u64, number: u64) {
+        let now_ms = self.world.now_ms();
+        let again_ms = now_ms + self.any_scale(1_000, 8);
+        let Some(life) = &self.life else {
+            // Whoever asks for changes asks again, in their order.
+            return self.plan(again_ms, Deed::Card(card, number));
+        };
+        let name = format!("card-{card}");
+        // One who has asked for a later one already does not go back.
+        if self.cards.get(&name).is_some_and(|last| *last >= number) {
+            return;
+        }
+        let priority = ["critical", "high", "normal", "low"][pick(&mut self.dice, 4)];
+        let data = json!({"n": number.to_string()});
+        let answer = if number == 0 {
+            let to = match card % 3 {
+                0 => json!({"chat": format!("cidchat{}", card % 4)}),
+                1 => json!({"users": ["u1", "u2"]}),
+                _ => json!({"users": (0..25).map(|n| format!("u{n}")).collect::<Vec<_>>()}),
+            };
+            let body = json!({"template_id": "t", "out_track_id": name, "to": to, "data": data,
+                "priority": priority});
+            life.accept_card(&body).await
+        } else {
+            let body = json!({"data": data, "priority": priority});
+            life.change_card(&name, &body).await
+        };
+        let off = life.power.is_off();
+        self.world
+            .note(&format!("{name} is to show {number}: {answer:?}"));
+        match answer {
+            Ok(()) if !off => drop(self.cards.insert(name, number)),
+            // It is there already; nobody had heard it.
+            Err("card_exists") => drop(self.cards.insert(name, number)),
+            Ok(()) => self.plan(again_ms, Deed::Card(card, number)),
+            Err("store_failed") if off => self.plan(again_ms, Deed::Card(card, number)),
+            // Nobody may send there, or the card was never made.
+            Err("chat_uninstalled" | "card_not_found" | "card_not_sent") => {}
+            Err(slug) => self.world.fault(&format!("{name} was refused: {slug}")),
+        }
+    }
+
     async fn cancel(&mut self, n: usize) {
         let (Some(life), Some((_, id))) = (&self.life, self.messages[n].accepted.last()) else {
             return;
@@ -566,6 +631,37 @@ impl Life {
         self.outbox.admit(asked.priority).map_err(slug)?;
         let answer = self.outbox.accept(asked, once).await.map_err(slug)?;
         Ok(answer.id)
+    }
+}
+
+impl Life {
+    async fn accept_card(&self, body: &Value) -> Result<(), &'static str> {
+        let settings = self.outbox.settings.load_full();
+        let (client, body) = (&settings.clients[0], body.to_string());
+        let slug = |problem: dingd::http::problem::Problem| problem.slug();
+        let asked = ask::card(body.as_bytes(), client, &settings, &self.inbox.chats);
+        let asked = asked.map_err(slug)?;
+        self.outbox.admit(asked.priority).map_err(slug)?;
+        let accepted = self.outbox.accept(asked, Once::Unkeyed).await;
+        accepted.map(drop).map_err(slug)
+    }
+
+    async fn change_card(&self, name: &str, body: &Value) -> Result<(), &'static str> {
+        let settings = self.outbox.settings.load_full();
+        let (client, body) = (&settings.clients[0], body.to_string());
+        let slug = |problem: dingd::http::problem::Problem| problem.slug();
+        let change = ask::change(body.as_bytes(), client).map_err(slug)?;
+        let who = Who::Client(client.name.clone());
+        let patching = Patching {
+            app: "oncall",
+            out_track_id: name,
+            patch: change.patch,
+            priority: change.priority,
+            most_urgent: client.max_priority,
+            who: Some(&who),
+        };
+        let accepted = self.outbox.patch(patching, Once::Unkeyed).await;
+        accepted.map(drop).map_err(slug)
     }
 }
 

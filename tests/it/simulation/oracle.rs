@@ -22,6 +22,9 @@ struct Store {
     events: BTreeMap<u64, (Stored, Forwarding)>,
     messages: BTreeMap<u64, (Kept, Live)>,
     digests: BTreeMap<MessageId, (Kept, Live)>,
+    /// Messages that make or change a card, and what is known of each card.
+    of_cards: BTreeMap<u64, (Kept, Live)>,
+    cards: Vec<Value>,
     /// Events and messages that have ended and were removed.
     purged: [u64; 2],
     /// Sends in the month's ledger.
@@ -59,6 +62,7 @@ pub fn judge(simulation: &Simulation, life: &Life) -> Tally {
             store.callbacks(simulation);
             store.messages(simulation);
             store.digests(simulation);
+            store.cards(simulation);
             store.order(simulation);
             store.outcomes(simulation);
             store.targets(simulation);
@@ -69,6 +73,10 @@ pub fn judge(simulation: &Simulation, life: &Life) -> Tally {
                     .or_default() += 1;
                 *tally.entry("reordered".to_owned()).or_default() +=
                     u32::from(live.progress.reordered);
+            }
+            for (_, live) in store.of_cards.values() {
+                let state = live.progress.state.label();
+                *tally.entry(format!("cards {state}")).or_default() += 1;
             }
             for (_, state) in store.events.values() {
                 *tally
@@ -112,9 +120,16 @@ impl Store {
             &mut faults,
         );
         let (mut messages, mut digests) = (BTreeMap::new(), BTreeMap::new());
+        let (mut of_cards, mut cards) = (BTreeMap::new(), vec![]);
+        view.walk(Table::Cards, &[], &[], Order::Ascending, &mut |_, value| {
+            cards.push(record::decode(value).unwrap());
+            true
+        })?;
         for (seq, (kept, live)) in outbox {
             let kept: Kept = kept;
-            if kept.members.is_empty() {
+            if kept.content.is_card() {
+                of_cards.insert(seq, (kept, live));
+            } else if kept.members.is_empty() {
                 messages.insert(seq, (kept, live));
             } else {
                 digests.insert(kept.id, (kept, live));
@@ -124,6 +139,8 @@ impl Store {
             events,
             messages,
             digests,
+            of_cards,
+            cards,
             purged: books.map(|books| books.purged),
             counted: counted(view)?,
             faults,
@@ -336,6 +353,53 @@ impl Store {
         }
     }
 
+    /// Every message of a card has ended, and DingTalk shows what is known of each card: what was accepted last,
+    /// unless something of it was refused, withdrawn or too late.
+    fn cards(&mut self, simulation: &Simulation) {
+        let outside = simulation.world.lock();
+        let mut good: BTreeMap<&str, bool> = BTreeMap::new();
+        for (kept, live) in self.of_cards.values() {
+            let state = live.progress.state;
+            if !state.is_terminal() || live.progress.finished_ms.is_none() {
+                self.faults
+                    .push(format!("{} has not ended: {live:?}", kept.id));
+            }
+            let name = kept.content.out_track_id().unwrap_or_default();
+            *good.entry(name).or_insert(true) &= matches!(state, State::Sent | State::Merged);
+        }
+        for card in &self.cards {
+            let name = card["out_track_id"].as_str().unwrap_or_default();
+            let shown = outside.cards.get(name).copied();
+            let number = |face: &Value| face["data"]["n"].as_str()?.parse::<u64>().ok();
+            let base = number(&card["base"]);
+            let all_there = card["waiting"].is_null() && card["flight"].is_null();
+            let good = good.get(name).copied().unwrap_or(false) && self.purged[1] == 0;
+            let accepted = simulation.cards.get(name).copied();
+            let mut wrong = vec![];
+            if !card["flight"].is_null() {
+                wrong.push("something is still in flight");
+            }
+            if card["made"] == "yes" && all_there && base != shown {
+                wrong.push("DingTalk shows something else");
+            }
+            if card["made"] == "yes" && shown.is_none() {
+                wrong.push("it was not made");
+            }
+            if good && !all_there {
+                wrong.push("something waits that nobody carries");
+            }
+            // What was accepted without anybody hearing it is more than the client knows.
+            if good && accepted.is_none_or(|accepted| shown < Some(accepted)) {
+                wrong.push("what was accepted last is not shown");
+            }
+            if !wrong.is_empty() {
+                self.faults.push(format!(
+                    "card {name} shows {shown:?}, accepted {accepted:?}: {wrong:?}: {card}"
+                ));
+            }
+        }
+    }
+
     /// First in, first out in each lane, but for those that stepped aside, and as long as no restart
     /// made the daemon forget who had.
     fn order(&mut self, simulation: &Simulation) {
@@ -394,7 +458,7 @@ impl Store {
                 told.entry(id).or_default().push(state);
             }
         }
-        for (kept, live) in self.messages.values() {
+        for (kept, live) in self.messages.values().chain(self.of_cards.values()) {
             let state = live.progress.state.label();
             let outcomes = told.remove(&kept.id.to_string()).unwrap_or_default();
             if outcomes != [state] {

@@ -44,6 +44,8 @@ pub struct Outside {
     pub taken: BTreeMap<u64, u32>,
     /// What the digests said that it took.
     pub digests: BTreeSet<String>,
+    /// The number that each card shows.
+    pub cards: BTreeMap<String, u64>,
     /// When its first call arrived, answered whatever.
     pub first_seen_ms: BTreeMap<u64, u64>,
     /// The bytes under each `msgUuid`: a repeat has the same.
@@ -127,9 +129,10 @@ struct Request {
 }
 
 impl Request {
-    /// Whether it carries a message to DingTalk.
+    /// Whether it carries a message or a card to DingTalk.
     fn is_send(&self) -> bool {
-        self.host.ends_with("dingtalk.com") && self.path.contains("/robot/")
+        let carries = ["/robot/", "/card/"];
+        self.host.ends_with("dingtalk.com") && carries.iter().any(|path| self.path.contains(path))
     }
 }
 
@@ -146,6 +149,7 @@ impl World {
             arrivals: BTreeMap::new(),
             taken: BTreeMap::new(),
             digests: BTreeSet::new(),
+            cards: BTreeMap::new(),
             first_seen_ms: BTreeMap::new(),
             robot_bodies: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -416,6 +420,9 @@ impl Outside {
                 &json!({"code": "InvalidAuthentication", "message": "x"}),
             );
         }
+        if request.path.contains("/card/") {
+            return self.card(&request.path, kind, &body);
+        }
         let users: Vec<_> = body["userIds"].as_array().cloned().unwrap_or_default();
         let done = json!({"processQueryKey": format!("key-{now_ms}"), "title": "name", "success": true,
             "invalidStaffIdList": [], "flowControlledStaffIdList": []});
@@ -435,6 +442,64 @@ impl Outside {
                 self.take(request);
                 answer(200, &done)
             }
+        }
+    }
+
+    fn card(&mut self, path: &str, kind: Kind, body: &Value) -> Reply {
+        match kind {
+            Kind::Throttled => answer(403, &json!({"code": "send.too.fast", "message": "x"})),
+            Kind::BusyWithCode => busy(),
+            Kind::Ban => page(403),
+            Kind::Dead => answer(400, &json!({"code": "param.contentUnsafe", "message": "x"})),
+            Kind::BadGateway => {
+                if self.dice.below(2) == 0 {
+                    self.do_card(path, body);
+                }
+                page(502)
+            }
+            _ => self.do_card(path, body),
+        }
+    }
+
+    fn do_card(&mut self, path: &str, body: &Value) -> Reply {
+        let name = body["outTrackId"].as_str().unwrap_or_default().to_owned();
+        let number = body["cardData"]["cardParamMap"]["n"].as_str();
+        let number: Option<u64> = number.and_then(|number| number.parse().ok());
+        let refused = |code: &str| answer(400, &json!({"code": code, "message": "x"}));
+        let known = self.cards.get(&name).copied();
+        if path.ends_with("createAndDeliver") {
+            if known.is_some() {
+                return refused("param.cardAlreadyExist");
+            }
+            self.cards.insert(name, number.unwrap_or(0));
+        } else {
+            let Some(known) = known else {
+                return refused("param.cardNotExist");
+            };
+            if let Some(number) = number {
+                if number < known {
+                    let fault = format!("card {name} was set to {number} after {known}");
+                    self.faults.push(fault);
+                }
+                self.cards.insert(name, number);
+                return answer(200, &json!({"success": true, "result": true}));
+            }
+        }
+        let spaces = body["openSpaceId"].as_str().unwrap_or_default();
+        let spaces = spaces.trim_start_matches("dtv1.card//").split(';');
+        let results: Vec<_> = spaces
+            .map(|space| {
+                json!({"spaceId": space.split_once('.').map(|(_, id)| id),
+                "success": true, "carrierId": "carrier"})
+            })
+            .collect();
+        if path.ends_with("createAndDeliver") {
+            answer(
+                200,
+                &json!({"success": true, "result": {"deliverResults": results}}),
+            )
+        } else {
+            answer(200, &json!({"success": true, "result": results}))
         }
     }
 
