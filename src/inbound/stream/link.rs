@@ -111,15 +111,6 @@ impl Link {
                     }
                     pen.flush().await?;
                 }
-                () = self.clock.sleep_until(pulse.next_ms()) => {
-                    match pulse.due(self.clock.mono_ms()) {
-                        Due::Nothing => {}
-                        Due::Ping => pen.ping().await?,
-                        Due::Leave(reason) => self.leave(reason),
-                        Due::Dead => return Err(Reason::NoAnswer),
-                        Due::Over => break,
-                    }
-                }
                 message = frames.next(), if has_room => {
                     let Some(text) = self.read(message, &mut pulse)? else {
                         continue;
@@ -138,6 +129,16 @@ impl Link {
                             pen.answer(self.desk.unreadable(&self.plan.app.name, unreadable)).await?;
                             pen.flush().await?;
                         }
+                    }
+                }
+                // After what came: it may be the sign of life that would be missed.
+                () = self.clock.sleep_until(pulse.next_ms()) => {
+                    match pulse.due(self.clock.mono_ms()) {
+                        Due::Nothing => {}
+                        Due::Ping => pen.ping().await?,
+                        Due::Leave(reason) => self.leave(reason),
+                        Due::Dead => return Err(Reason::NoAnswer),
+                        Due::Over => break,
                     }
                 }
             }
