@@ -229,6 +229,10 @@ const HISTOGRAMS: &[(&str, &str)] = &[
         "From the last byte of a callback to its answer.",
     ),
     (
+        "dingd_stream_ack_duration_seconds",
+        "From the arrival of a Stream frame to its answer, by type.",
+    ),
+    (
         "dingd_http_request_duration_seconds",
         "Time to answer a request.",
     ),
@@ -455,6 +459,11 @@ pub fn digest(messages: usize) {
 /// A frame of a Stream connection was worked off.
 pub fn stream_frame(kind: &'static str, result: &'static str) {
     emit!(counter, "dingd_stream_frames_total", "type" => kind, "result" => result).increment(1);
+}
+
+/// How long it took until an event, a click or a message was stored and its answer known.
+pub fn stream_ack(kind: &'static str, us: u64) {
+    emit!(histogram, "dingd_stream_ack_duration_seconds", "type" => kind).record(seconds(us));
 }
 
 /// A Stream connection was opened (`ok`), or why not.

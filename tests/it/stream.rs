@@ -148,6 +148,8 @@ async fn the_same_event_over_both_ways_is_forwarded_once_under_one_id() {
         assert!(pushed.acknowledged && sent.settled == Settled::Done);
     }
     each_once(&stage, 20).await;
+    let line = r#"dingd_stream_ack_duration_seconds_count{type="event"}"#;
+    assert_eq!(metric(&stage, line).await, 20);
     let twice = metric(
         &stage,
         r#"dingd_stream_frames_total{type="event",result="duplicate"}"#,

@@ -15,6 +15,7 @@ use crate::inbound::accept::Accepted;
 use crate::inbound::take::{Replies, Taker};
 use crate::inbound::verify;
 use crate::journal::aged::Digest;
+use crate::metrics;
 
 /// Where frames are worked off.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ const UNANSWERED: Outcome = (None, "unanswered");
 impl Desk {
     /// Works off an event or a callback for the app `name`.
     pub(super) async fn work(&self, name: &str, message_id: String, kind: Kind) -> Done {
+        let clock = self.taker.inbox.clock;
+        let started_us = clock.mono_us();
         let settings = self.taker.inbox.settings.load_full();
         // Missing only while a reload takes it away.
         let app = settings.apps.get(name);
@@ -74,6 +77,9 @@ impl Desk {
                 ("system", (None, "ignored"))
             }
         };
+        if reply.is_some() {
+            metrics::stream_ack(kind, clock.mono_us() - started_us);
+        }
         Done {
             message_id,
             reply,
