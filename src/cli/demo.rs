@@ -1,8 +1,12 @@
 //! `dingd demo`: the whole story in a minute. The simulated DingTalk and platform live in this process;
 //! the daemon is the real one, a child process with real sockets and files, killed and started again.
 
+mod groups;
+mod stage;
+mod storm;
 mod story;
 mod timeline;
+mod trouble;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +14,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{complain, say};
+use stage::Stage;
 use timeline::Timeline;
 
 #[derive(Debug, Args)]
@@ -50,7 +55,7 @@ fn play(arguments: &Arguments, program: PathBuf, dir: &std::path::Path) -> Resul
         .map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let mut timeline = Timeline::start(arguments.json);
-        let stage = story::Stage::open(program, dir).await?;
+        let stage = Stage::open(program, dir).await?;
         let stage = story::tell(stage, &mut timeline).await?;
         let held = timeline.finish();
         if arguments.keep {
