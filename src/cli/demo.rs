@@ -1,7 +1,9 @@
 //! `dingd demo`: the whole story in a minute. The simulated DingTalk and platform live in this process;
 //! the daemon is the real one, a child process with real sockets and files, killed and started again.
 
+mod cards;
 mod groups;
+mod oncall;
 mod stage;
 mod storm;
 mod story;

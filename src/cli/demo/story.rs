@@ -8,20 +8,23 @@ use serde_json::json;
 
 use super::stage::{NULL, Stage};
 use super::timeline::Timeline;
-use super::{groups, storm, trouble};
+use super::{cards, groups, storm, trouble};
 use crate::sim::daemon::Daemon;
 
 /// Tells the whole story.
-pub(super) async fn tell(stage: Stage, timeline: &mut Timeline) -> Result<Stage, String> {
+pub(super) async fn tell(mut stage: Stage, timeline: &mut Timeline) -> Result<Stage, String> {
     groups::subscribe(&stage, timeline).await;
     groups::install(&stage, timeline).await;
     groups::rename(&stage, timeline).await;
     alert(&stage, timeline).await?;
     let ids = storm::breaks_out(&stage, timeline).await?;
-    let stage = trouble::kill(stage, timeline).await?;
+    stage = trouble::kill(stage, timeline).await?;
     trouble::token(&stage, timeline).await?;
     trouble::dingtalk_down(&stage, timeline).await?;
-    trouble::platform_down(&stage, timeline).await?;
+    cards::register(&mut stage, timeline).await?;
+    cards::send(&stage, timeline).await?;
+    cards::answered(&stage, timeline).await;
+    cards::platform_down(&stage, timeline).await;
     storm::settles(&stage, timeline, &ids).await;
     stop(stage, timeline).await
 }

@@ -28,6 +28,7 @@ impl Timeline {
         };
         timeline.line("dingd demo — a simulated DingTalk, a simulated alert platform, and the real daemon between them.");
         timeline.line("Every window and penalty of DingTalk is 1/20 of the real one here: \"20 a minute\" is 20 in 3 s.");
+        timeline.line("People are not faster: a click must be answered within the real 2 s.");
         timeline
     }
 

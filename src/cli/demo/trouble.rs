@@ -1,4 +1,4 @@
-//! What goes wrong: a dead token, DingTalk down, the platform down, `kill -9`.
+//! What goes wrong beside the storm: `kill -9`, a dead token, DingTalk down.
 #![expect(
     clippy::indexing_slicing,
     reason = "indexing a JSON value gives null, it does not panic"
@@ -12,8 +12,7 @@ use super::stage::Stage;
 use super::storm::STORM;
 use super::timeline::Timeline;
 use crate::sim::daemon::Daemon;
-use crate::sim::dingtalk::{Casing, Switches};
-use crate::sim::platform::PlatformSwitches;
+use crate::sim::dingtalk::Switches;
 use crate::sim::post;
 
 pub(super) async fn kill(mut stage: Stage, timeline: &mut Timeline) -> Result<Stage, String> {
@@ -96,30 +95,6 @@ pub(super) async fn dingtalk_down(stage: &Stage, timeline: &mut Timeline) -> Res
         "it goes out when DingTalk is back",
         &format!("sent {took} later"),
         took.came(),
-    );
-    Ok(())
-}
-
-pub(super) async fn platform_down(stage: &Stage, timeline: &mut Timeline) -> Result<(), String> {
-    timeline.scene("The platform is down when a person leaves the company");
-    stage.platform.set(PlatformSwitches {
-        status: Some(503),
-        ..PlatformSwitches::default()
-    });
-    let event = stage.box_.user_leaves("manager0002", Casing::Pascal);
-    let push = stage.box_.push(&stage.daemon.callback_url(), &event).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    stage.platform.set(PlatformSwitches::default());
-    let took = stage
-        .until(async |stage| stage.saw("dingtalk.user.left"))
-        .await;
-    timeline.promise(
-        "DingTalk gets its answer at once, the platform gets the event when it is back",
-        &format!(
-            "acknowledged in {} ms, forwarded {took} after the platform came back",
-            push.elapsed_ms
-        ),
-        push.acknowledged && took.came(),
     );
     Ok(())
 }
