@@ -4,6 +4,7 @@
 mod cards;
 mod groups;
 mod oncall;
+mod robot;
 mod stage;
 mod storm;
 mod story;

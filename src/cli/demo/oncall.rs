@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use super::stage::{LI, ZHANG};
 use crate::sim::platform::{PlatformSwitches, Reaction, Reflex};
 
+pub(super) const ASKED: &str = "dingtalk.robot.message";
 pub(super) const CLICKED: &str = "dingtalk.card.clicked";
-/// How long it thinks about a click.
+/// How long it thinks about a click or a question.
 pub(super) const THINKS_MS: u64 = 200;
 
 /// The platform when it is up. What it knows outlives its being down.
@@ -22,6 +23,7 @@ pub(super) fn rules() -> PlatformSwitches {
         let mut owner = owner.lock().unwrap_or_else(PoisonError::into_inner);
         let body = match event["type"].as_str() {
             Some(CLICKED) => acknowledged(&mut owner, event),
+            Some(ASKED) => asked(owner.as_deref(), event),
             _ => return None,
         };
         Some(Reaction {
@@ -44,6 +46,12 @@ fn acknowledged(owner: &mut Option<String>, event: &Value) -> Value {
         format!("{first} 比你先")
     };
     json!({"card": {"data": {"status": "acked", "ack_by": first}, "private_data": {"note": note}}})
+}
+
+fn asked(owner: Option<&str>, event: &Value) -> Value {
+    let whom = event["data"]["user_nick"].as_str().unwrap_or_default();
+    let state = owner.map_or_else(|| "无人认领".to_owned(), |owner| format!("{owner} 已认领"));
+    json!({"reply": {"text": {"content": format!("{whom}：1 个告警，P1 disk full db-01（{state}）")}}})
 }
 
 /// Whom the platform knows under a userid.

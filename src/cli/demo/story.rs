@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::stage::{NULL, Stage};
 use super::timeline::Timeline;
-use super::{cards, groups, storm, trouble};
+use super::{cards, groups, robot, storm, trouble};
 use crate::sim::daemon::Daemon;
 
 /// Tells the whole story.
@@ -25,6 +25,8 @@ pub(super) async fn tell(mut stage: Stage, timeline: &mut Timeline) -> Result<St
     cards::send(&stage, timeline).await?;
     cards::answered(&stage, timeline).await;
     cards::platform_down(&stage, timeline).await;
+    robot::asked(&stage, timeline).await;
+    robot::told_later(&stage, timeline).await?;
     storm::settles(&stage, timeline, &ids).await;
     stop(stage, timeline).await
 }
