@@ -8,6 +8,7 @@ mod robot;
 mod stage;
 mod storm;
 mod story;
+mod stream;
 mod timeline;
 mod trouble;
 

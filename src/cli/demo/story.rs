@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::stage::{NULL, Stage};
 use super::timeline::Timeline;
-use super::{cards, groups, robot, storm, trouble};
+use super::{cards, groups, robot, storm, stream, trouble};
 use crate::sim::daemon::Daemon;
 
 /// Tells the whole story.
@@ -27,6 +27,8 @@ pub(super) async fn tell(mut stage: Stage, timeline: &mut Timeline) -> Result<St
     cards::platform_down(&stage, timeline).await;
     robot::asked(&stage, timeline).await;
     robot::told_later(&stage, timeline).await?;
+    stream::moves_and_is_cut(&mut stage, timeline).await?;
+    stream::taken_leave_of(&stage, timeline).await?;
     storm::settles(&stage, timeline, &ids).await;
     stop(stage, timeline).await
 }
