@@ -210,12 +210,13 @@ impl Simulation {
         }
         at_ms = 0;
         for card in 0.. {
-            at_ms += self.any_scale(MINUTE_MS, 8);
+            // Few: whoever reads brings the tables up to the log, and a card is read at every step.
+            at_ms += self.any_scale(15 * MINUTE_MS, 7);
             if at_ms >= horizon_ms {
                 break;
             }
             let mut then_ms = at_ms;
-            for number in 0..=self.dice.below(8) {
+            for number in 0..=self.dice.below(5) {
                 self.plan(then_ms, Deed::Card(card, number));
                 then_ms += self.any_scale(5, 20);
             }
