@@ -294,8 +294,12 @@ impl Card {
         }
     }
 
-    /// DingTalk shows `patch`, which came to it without a message. What waits was accepted before that or after,
-    /// nobody can say; it arrives later, so it is what the card shows in the end.
+    /// Whether DingTalk is still to be told of changes.
+    fn is_changing(&self) -> bool {
+        self.flight.is_some() || !self.waiting.is_empty()
+    }
+
+    /// DingTalk shows `patch`, which came to it without a message.
     fn shown(&mut self, patch: Patch) {
         self.base.apply(patch);
     }
@@ -779,7 +783,7 @@ mod tests {
     }
 
     #[test]
-    fn what_dingtalk_shows_by_an_answer_to_a_click_is_known_and_gives_way_to_what_still_waits() {
+    fn what_dingtalk_shows_by_an_answer_to_a_click_is_known() {
         let mut card = Card::default();
         let patch = |value: &str| Patch {
             data: [("status".to_owned(), value.to_owned())].into(),
@@ -787,9 +791,9 @@ mod tests {
         };
         card.shown(patch("acked"));
         assert_eq!(card.wanted().data["status"], "acked");
+        assert!(!card.is_changing());
         card.waiting.then(patch("resolved"));
-        card.shown(patch("acked again"));
-        assert_eq!(card.wanted().data["status"], "resolved");
+        assert!(card.is_changing());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dingd::sim::daemon::CARDS_OVER_HTTP;
-use dingd::sim::dingtalk::{Carriers, Click, Signed};
+use dingd::sim::dingtalk::{Carriers, Click, Signed, Switches};
 use dingd::sim::platform::{PlatformSwitches, Reaction, Reflex};
 use serde_json::{Value, json};
 
@@ -384,5 +384,43 @@ async fn what_a_click_has_changed_is_known_of_the_card() {
     stage.agrees("inc-1").await;
     let shown = stage.card("inc-1").await;
     assert_eq!(shown["private_data"], json!({"manager0002": {"mine": "x"}}));
+    stage.close().await;
+}
+
+/// A change that was asked for before the click would otherwise arrive behind the answer and undo it.
+#[tokio::test]
+async fn an_answer_to_a_click_is_not_undone_by_an_older_change_that_is_under_way() {
+    let stage = stage().await;
+    stage.platform.set(reflex(first_come()));
+    let card = json!({"template_id": "alert.schema", "out_track_id": "alert-2",
+        "to": {"users": ["manager0001"]}, "data": {"title": "t", "status": "firing"}});
+    let request = async |method: &str, path: &str, body: &Value| {
+        let reply = stage.daemon.request(method, path, body).await.unwrap();
+        assert_eq!(reply.status, 202, "{}", reply.body);
+        reply.json()["id"].as_str().unwrap().to_owned()
+    };
+    let id = request("POST", "/v1/cards", &card).await;
+    stage.reaches(&id, "sent").await;
+    stage.box_.set(Switches {
+        only: Some("/v1.0/card/instances".to_owned()),
+        down: true,
+        ..Switches::default()
+    });
+    let change = json!({"data": {"status": "investigating"}});
+    request("PATCH", "/v1/cards/alert-2", &change).await;
+    let clicked = stage
+        .box_
+        .click("alert-2", "manager0001", &["ack"], ack())
+        .await;
+    assert!(clicked.accepted, "{clicked:?}");
+    stage.box_.set(Switches::default());
+    until("nothing waits", async || {
+        stage.get("/v1/cards/alert-2").await.json()["waiting"].is_null()
+    })
+    .await;
+    let card = stage.box_.card("alert-2").unwrap();
+    assert_eq!(card.public["status"], "acked");
+    let known = stage.get("/v1/cards/alert-2").await.json();
+    assert_eq!(known["data"]["status"], "acked", "{known}");
     stage.close().await;
 }

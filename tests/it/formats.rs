@@ -204,7 +204,7 @@ async fn write_rows() -> String {
     let made = stage.daemon.request("POST", "/v1/cards", &card).await;
     let made = made.unwrap().json()["id"].as_str().unwrap().to_owned();
     stage.reaches(&made, "sent").await;
-    stage.box_.set(dingd::sim::dingtalk::Switches {
+    stage.box_.set(Switches {
         down: true,
         ..Default::default()
     });

@@ -111,6 +111,15 @@ impl Outbox {
         let Lock::Known(mut held) = lock.map_err(|error| unreadable(&error))? else {
             return Ok(());
         };
+        if held.card.is_changing() {
+            // What the platform asked for before it answered may arrive behind the answer: so the answer goes
+            // out once more, behind that.
+            drop(held);
+            return self
+                .patch_card(app, out_track_id, patch, true)
+                .await
+                .map(drop);
+        }
         held.card.shown(patch);
         let mut batch = Batch::default();
         held.put(&mut batch, self.clock.wall_ms());
