@@ -141,7 +141,7 @@ pub(super) async fn platform_down(stage: &Stage, timeline: &mut Timeline) {
     show(stage, timeline);
     let took = stage.until(async |stage| agrees(stage).await).await;
     timeline.promise(
-        "GET /v1/cards/{id} says what everybody sees, and that nothing waits",
+        "GET /v1/cards/{id} knows what each of them sees, and that nothing waits",
         &format!("it does after {took}"),
         took.came(),
     );
@@ -192,15 +192,18 @@ fn tells_the_truth(card: &Card) -> bool {
     notes.into_iter().all(is_true) && under_way(card).is_empty()
 }
 
-/// Whether the daemon says of the card what everybody sees on it, and that nothing waits.
+/// Whether the daemon and DingTalk say the same of the card, and nothing waits.
 async fn agrees(stage: &Stage) -> bool {
     let path = format!("/v1/cards/{CARD}");
     let Ok(reply) = stage.daemon.request("GET", &path, &NULL).await else {
         return false;
     };
     let ours = reply.json();
-    let card = stage.box_.card(CARD);
-    card.is_some_and(|card| ours["data"] == json!(card.public) && ours["waiting"].is_null())
+    stage.box_.card(CARD).is_some_and(|theirs| {
+        ours["data"] == json!(theirs.public)
+            && ours["private_data"] == json!(theirs.private)
+            && ours["waiting"].is_null()
+    })
 }
 
 /// The card as its template would show it to each of the two.

@@ -15,9 +15,7 @@ const LATER: &str = "db-01 已扩容，P1 disk full 恢复";
 
 /// What the platform answers comes back in the answer to the question.
 pub(super) async fn asked(stage: &Stage, timeline: &mut Timeline) {
-    timeline.scene(
-        "The console sends what people say to the robot to dingd; 李四 asks it in the group",
-    );
+    timeline.scene("The console points the robot at dingd; 李四 asks it in the group");
     let url = format!("{}/callback/oncall/robot", stage.daemon.callbacks());
     stage.box_.set_robot_url(Some(&url));
     let said = stage.box_.say(&stage.chat, LI, "status?").await;
