@@ -219,10 +219,13 @@ impl Keeper {
             && current.id == id
             && !std::mem::replace(&mut current.leaving, true)
         {
-            let lived_ms = self.clock.mono_ms() - current.opened_ms;
+            let now_ms = self.clock.mono_ms();
+            let lived_ms = now_ms - current.opened_ms;
             let stream = current.plan.stream;
-            self.retry
-                .left(self.clock.mono_ms(), lived_ms, stream, random::share());
+            self.retry.left(now_ms, lived_ms, stream, random::share());
+            if reason == Reason::Disconnect {
+                self.retry.announced(now_ms, lived_ms, stream);
+            }
             metrics::stream_reconnect(&self.name, reason.label());
             tracing::info!(
                 app = self.name,
@@ -359,6 +362,13 @@ impl Retry {
         self.failures = self.failures.saturating_add(1);
         self.at_ms = now_ms + wait_ms;
     }
+
+    /// DingTalk stops telling us anything on a connection whose end it announces, and closes it ten seconds
+    /// later (inbound.md §5.3). However often that happens, the next one is tried in time.
+    fn announced(&mut self, now_ms: u64, lived_ms: u64, stream: Stream) {
+        let wait_ms = stream.retry_min_ms.saturating_sub(lived_ms);
+        self.at_ms = self.at_ms.min(now_ms + wait_ms);
+    }
 }
 
 /// Uniform between the shortest delay and one that doubles with each failure up to the longest.
@@ -452,6 +462,19 @@ mod tests {
         assert_eq!(retry.at_ms, 5 + 4_000);
         retry.left(5, 60_000, STREAM, 1.0);
         assert_eq!(retry.at_ms, 5);
+    }
+
+    #[test]
+    fn an_announced_end_is_followed_in_time_however_often_it_comes() {
+        let mut retry = Retry::default();
+        for _ in 0..10 {
+            retry.left(5_000, 2_000, STREAM, 1.0);
+            retry.announced(5_000, 2_000, STREAM);
+            assert_eq!(retry.at_ms, 5_000);
+        }
+        retry.left(5_000, 100, STREAM, 1.0);
+        retry.announced(5_000, 100, STREAM);
+        assert_eq!(retry.at_ms, 5_900, "but no more than one a second");
     }
 
     #[test]
