@@ -20,6 +20,11 @@ use crate::http::transport::Origin;
 use crate::journal::aged::Digest;
 use crate::seal;
 
+/// How the address of a session goes on behind the host (outbound.md §3.6).
+const SESSION_PATH: &str = "/robot/sendBySession?session=";
+/// A longer one would make an address for replies that nobody could open any more.
+const SESSION_BYTES_MAX: usize = 1_024;
+
 /// A click in the window of time `window`, which says the same again as one click.
 pub fn click(
     app: &App,
@@ -175,9 +180,14 @@ pub fn same_message(app: &App, message: &RobotMessage) -> Digest {
     digest(&[b"robot message", app.name.as_bytes(), message.id.as_bytes()])
 }
 
-/// Anybody who saw one signature can write any URL into a message: only DingTalk's hosts are called.
+/// Anybody who saw one signature can write any URL into a message: only sessions at DingTalk's hosts are
+/// called. A webhook of whoever made it up is at those as well, and leads into a group of their own.
 fn is_allowed(session: &Session, origins: &[Origin]) -> bool {
-    Origin::parse(&session.url, false).is_ok_and(|(origin, _)| origins.contains(&origin))
+    let leads_to_one = |(origin, path): (Origin, String)| {
+        origins.contains(&origin) && path.starts_with(SESSION_PATH)
+    };
+    session.url.len() <= SESSION_BYTES_MAX
+        && Origin::parse(&session.url, false).is_ok_and(leads_to_one)
 }
 
 #[cfg(test)]

@@ -331,3 +331,42 @@ async fn the_title_of_a_group_is_learned_from_what_is_said_in_it() {
     assert_eq!(chats["chats"][0]["title"], "值班告警群");
     stage.close().await;
 }
+
+/// A message of `stage` whose session is `url`, said by somebody who knows how to sign.
+async fn said_with_session(stage: &Stage, url: &str) {
+    let speech = Speech::in_group(&stage.chat(), "manager0001", "status");
+    let mut body: Value = serde_json::from_str(&stage.box_.worded(&speech)).unwrap();
+    body["sessionWebhook"] = json!(url);
+    let said = stage.box_.pass_on(&body.to_string(), Signed::Rightly).await;
+    assert!(said.acknowledged, "{said:?}");
+}
+
+/// Another robot's webhook is at DingTalk's host as well, and leads into a group of whoever owns it.
+#[tokio::test]
+async fn an_answer_is_posted_to_sessions_only_and_goes_by_the_robot_if_there_is_none() {
+    let stage = stage().await;
+    stage.platform.set(replying(1_500));
+    let box_ = stage.box_.url();
+    let token = &stage.settings.robots[0].access_token;
+    let long = "x".repeat(4_000);
+    for (n, url) in [
+        format!("{box_}/robot/send?access_token={token}"),
+        format!("{box_}/robot/sendBySession/../send?access_token={token}"),
+        format!("{box_}/v1.0/oauth2/accessToken"),
+        format!("{box_}/robot/sendBySession?session={long}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        said_with_session(&stage, &url).await;
+        until(&format!("the robot answers {url}"), async || {
+            delivered(&stage, Via::Group).len() == n + 1
+        })
+        .await;
+    }
+    let requests = stage.box_.requests();
+    let astray = |path: &str| path.starts_with("/robot/send");
+    let astray: Vec<_> = requests.iter().filter(|it| astray(&it.path)).collect();
+    assert!(astray.is_empty(), "{astray:?}");
+    stage.close().await;
+}
