@@ -68,6 +68,10 @@ impl Taker {
         same_bytes: Digest,
     ) -> Result<Option<String>, &'static str> {
         let callback = Callback::read(text)?;
+        // A userid is somebody else's in another organisation.
+        if callback.corp.as_deref().is_some_and(|corp| corp != app.corp_id) {
+            return Err("it is from another organisation: compare [[apps]] corp_id with corpId");
+        }
         let Some(click) = callback.click else {
             let verified = asked::other_callback(app, &callback.kind, text, same_bytes);
             let (accepted, _) = self.store(app, verified, &[], None).await;

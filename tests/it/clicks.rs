@@ -424,3 +424,23 @@ async fn an_answer_to_a_click_is_not_undone_by_an_older_change_that_is_under_way
     assert_eq!(known["data"]["status"], "acked", "{known}");
     stage.close().await;
 }
+
+/// A userid is somebody else's in another organisation.
+#[tokio::test]
+async fn somebody_of_another_organisation_clicks_for_nobody() {
+    let stage = stage().await;
+    let click = Click::new("alert-1", "manager0001", &["ack"], ack());
+    let mut body: Value = serde_json::from_str(&stage.box_.click_body(&click).unwrap()).unwrap();
+    let url = format!("{}/callback/oncall/cards", stage.daemon.callbacks());
+    let post = async |body: &Value| {
+        let headers = Signed::Rightly.card(Some(dingd::sim::daemon::CARD_SECRET));
+        let reply = dingd::sim::post::request("POST", &url, &headers, body.to_string());
+        reply.await.unwrap().status
+    };
+    body["corpId"] = json!("dingothercorp");
+    assert_eq!(post(&body).await, 403);
+    body.as_object_mut().unwrap().remove("corpId");
+    assert_eq!(post(&body).await, 200, "not every client names it");
+    until("one is told", async || stage.events(CLICKED).len() == 1).await;
+    stage.close().await;
+}
