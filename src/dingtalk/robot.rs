@@ -6,6 +6,8 @@ use super::event::ChatId;
 use super::members::Members;
 
 const ID_BYTES_MAX: usize = 256;
+/// A longer title is cut: it is kept for as long as the group is known.
+const TITLE_CHARS_MAX: usize = 256;
 
 /// One message to the robot. The signature does not cover any of it: what it says is what somebody claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +89,8 @@ impl RobotMessage {
             chat,
             title: members
                 .text("conversationTitle")
-                .filter(|title| group && !title.is_empty()),
+                .filter(|title| group && !title.is_empty())
+                .map(|title| title.chars().take(TITLE_CHARS_MAX).collect()),
             group,
             user,
             nick: members.text("senderNick").filter(|nick| !nick.is_empty()),

@@ -10,6 +10,10 @@ use crate::delivery::record;
 use crate::dingtalk::event::{ChatId, CoolApp};
 use crate::journal::{Batch, Order, ReadError, Table, View};
 
+/// With so many groups known, messages that are not signed add none: whoever makes them up does not run out of
+/// groups.
+const SAID_CHATS_MAX: usize = 20_000;
+
 /// Whether the cool app is in a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,6 +35,9 @@ pub struct Chat {
     pub title: Option<String>,
     /// As of when the name was that.
     pub title_at_ms: u64,
+    /// Only somebody who is not to be trusted calls it that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub title_is_said: bool,
     /// Whether the cool app is in it; `None` if only its name is known.
     pub state: Option<ChatState>,
     /// As of when.
@@ -52,6 +59,13 @@ pub struct Chat {
 pub enum Change {
     /// It is called this.
     Titled {
+        /// Its name.
+        title: String,
+        /// As of when.
+        at_ms: u64,
+    },
+    /// A message that is not signed calls it this.
+    Said {
         /// Its name.
         title: String,
         /// As of when.
@@ -110,6 +124,11 @@ impl Chats {
     ) -> bool {
         let mut chats = self.lock();
         let key = (app.to_owned(), id.as_str().to_owned());
+        let is_said = matches!(change, Change::Said { .. });
+        if is_said && chats.len() >= SAID_CHATS_MAX && !chats.contains_key(&key) {
+            submit(batch);
+            return false;
+        }
         let chat = chats.entry(key).or_insert_with(|| Chat::unknown(app, id));
         let changed = chat.apply(change);
         if changed {
@@ -177,6 +196,7 @@ impl Chat {
             app: app.to_owned(),
             title: None,
             title_at_ms: 0,
+            title_is_said: false,
             state: None,
             state_at_ms: 0,
             cool_app_code: None,
@@ -195,11 +215,22 @@ impl Chat {
     fn apply(&mut self, change: &Change) -> bool {
         match change {
             Change::Titled { title, at_ms } => {
-                if *at_ms < self.title_at_ms {
+                // What was only said gives way, whenever that was.
+                if *at_ms < self.title_at_ms && !self.title_is_said {
                     return false;
                 }
                 self.title = Some(title.clone());
                 self.title_at_ms = *at_ms;
+                self.title_is_said = false;
+            }
+            Change::Said { title, at_ms } => {
+                let is_known = self.title.is_some() && !self.title_is_said;
+                if is_known || *at_ms < self.title_at_ms {
+                    return false;
+                }
+                self.title = Some(title.clone());
+                self.title_at_ms = *at_ms;
+                self.title_is_said = true;
             }
             Change::Installed(cool_app) => {
                 if cool_app.at_ms < self.state_at_ms {
@@ -258,6 +289,29 @@ mod tests {
         }
     }
 
+    fn said(title: &str, at_ms: u64) -> Change {
+        Change::Said {
+            title: title.into(),
+            at_ms,
+        }
+    }
+
+    #[test]
+    fn what_is_only_said_adds_no_group_without_end() {
+        let chats = Chats::default();
+        let change = |n: usize, change: &Change| {
+            let id = ChatId::new(&format!("cid{n:08}")).unwrap();
+            chats.apply("app", &id, change, &mut Batch::default(), |_| ())
+        };
+        for n in 0..SAID_CHATS_MAX {
+            assert!(change(n, &said("a", 1)));
+        }
+        assert!(!change(SAID_CHATS_MAX, &said("a", 1)));
+        assert_eq!(chats.lock().len(), SAID_CHATS_MAX);
+        assert!(change(0, &said("b", 2)), "those that are known can change");
+        assert!(change(SAID_CHATS_MAX, &installed(1)), "and real ones come");
+    }
+
     /// All orders of arrival lead to the same state.
     #[test]
     fn the_events_own_time_decides_not_the_order_of_arrival() {
@@ -270,6 +324,7 @@ mod tests {
             installed(30),
             titled("old", 12),
             titled("new", 31),
+            said("forged", 40),
         ];
         let mut orders = vec![];
         permutations(&mut (0..changes.len()).collect(), 0, &mut orders);

@@ -160,7 +160,7 @@ pub fn message(
         raw: serde_json::from_str(&raw).ok(),
     };
     let title = message.title.clone();
-    let change = title.map(|title| Change::Titled { title, at_ms });
+    let change = title.map(|title| Change::Said { title, at_ms });
     let group = message.chat.clone().filter(|_| message.group);
     Verified {
         meaning: Meaning {
@@ -238,7 +238,7 @@ mod tests {
         assert!(!ours.meaning.data.get().contains("sendBySession"));
         assert!(ours.meaning.data.get().contains(r#""trust":"low""#));
         let at_ms = |change: Option<(ChatId, Change)>| match change {
-            Some((_, Change::Titled { at_ms, .. })) => at_ms,
+            Some((_, Change::Said { at_ms, .. })) => at_ms,
             _ => panic!("no title"),
         };
         assert_eq!(at_ms(ours.meaning.change), 50, "not from the future");

@@ -370,3 +370,31 @@ async fn an_answer_is_posted_to_sessions_only_and_goes_by_the_robot_if_there_is_
     assert!(astray.is_empty(), "{astray:?}");
     stage.close().await;
 }
+
+/// What is said is not signed: it names a group that has no name, and overrules nobody who knows better.
+#[tokio::test]
+async fn a_title_that_was_only_said_gives_way_to_one_that_was_signed() {
+    let stage = stage().await;
+    let chat = stage.chat();
+    let say = async |title: &str| {
+        let speech = Speech::in_group(&chat, "manager0001", "status");
+        let mut body: Value = serde_json::from_str(&stage.box_.worded(&speech)).unwrap();
+        body["conversationTitle"] = json!(title);
+        let said = stage.box_.pass_on(&body.to_string(), Signed::Rightly).await;
+        assert!(said.acknowledged, "{said:?}");
+        let chats = stage.get("/v1/chats?state=all").await.json();
+        chats["chats"][0]["title"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(say("first").await, "first");
+    assert_eq!(say("second").await, "second");
+    assert_eq!(say(&"群".repeat(5_000)).await.chars().count(), 256);
+    // Dated before what was said, as if the event had been slow.
+    let renamed = json!({"EventType": "chat_update_title", "timeStamp": 1_760_000_000_100_u64,
+        "title": "the true one", "openConversationId": chat, "operator": "manager0001"});
+    assert_eq!(stage.push(&renamed.to_string()).await.status, 200);
+    assert_eq!(say("forged").await, "the true one");
+    let stage = stage.crash().await;
+    let chats = stage.get("/v1/chats?state=all").await.json();
+    assert_eq!(chats["chats"][0]["title"], "the true one");
+    stage.close().await;
+}
