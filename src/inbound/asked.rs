@@ -25,13 +25,13 @@ const SESSION_PATH: &str = "/robot/sendBySession?session=";
 /// A longer one would make an address for replies that nobody could open any more.
 const SESSION_BYTES_MAX: usize = 1_024;
 
-/// A click in the window of time `window`, which says the same again as one click.
+/// A click in the slice of time `slice`, which says the same again as one click.
 pub fn click(
     app: &App,
     click: &Click,
     text: &str,
     same_bytes: Digest,
-    window: u64,
+    slice: u64,
     at_ms: u64,
 ) -> Verified {
     #[derive(Serialize)]
@@ -65,20 +65,20 @@ pub fn click(
             user: click.user.clone(),
         }),
         same_bytes,
-        same_event: same_click(app, click, window),
+        same_event: same_click(app, click, slice),
     }
 }
 
-/// The key of a click: the same person, card, buttons and values within one window of time.
-pub fn same_click(app: &App, click: &Click, window: u64) -> Digest {
-    let window = window.to_be_bytes();
+/// The key of a click: the same person, card, buttons and values within one slice of time.
+pub fn same_click(app: &App, click: &Click, slice: u64) -> Digest {
+    let slice = slice.to_be_bytes();
     let mut parts = vec![
         &b"click"[..],
         app.name.as_bytes(),
         click.card.as_bytes(),
         click.user.as_bytes(),
         click.params.get().as_bytes(),
-        &window,
+        &slice,
     ];
     parts.extend(click.actions.iter().map(String::as_bytes));
     digest(&parts)
@@ -217,7 +217,7 @@ mod tests {
                 r#"{{"card":"alert-1","user":"u1","actions":["ack"],"params":{{"n":1}},"chat":null,"at":"2025-10-09T08:53:20.100Z","raw":{text}}}"#
             )
         );
-        let again = |window| same_click(&app(), &read, window);
+        let again = |slice| same_click(&app(), &read, slice);
         assert_eq!(verified.same_event, again(7));
         assert_ne!(verified.same_event, again(8));
     }

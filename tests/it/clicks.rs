@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dingd::sim::daemon::CARDS_OVER_HTTP;
 use dingd::sim::dingtalk::{Carriers, Click, Signed, Switches};
@@ -443,4 +444,30 @@ async fn somebody_of_another_organisation_clicks_for_nobody() {
     assert_eq!(post(&body).await, 200, "not every client names it");
     until("one is told", async || stage.events(CLICKED).len() == 1).await;
     stage.close().await;
+}
+
+#[tokio::test]
+async fn whoever_does_the_same_again_after_the_time_has_clicked_again() {
+    let stage = Stage::with(fast(), |config| {
+        format!("{config}{CARDS_OVER_HTTP}[inbound]\nclick_window_ms = 400\n")
+    })
+    .await;
+    stage.route_clicks().await;
+    stage.foreign_card("alert-1").await;
+    stage.platform.set(reflex(first_come()));
+    // At any moment of any window.
+    let stage = &stage;
+    let clicks = (0..8).map(|n| async move {
+        tokio::time::sleep(Duration::from_millis(50 * n)).await;
+        for _ in 0..2 {
+            let n = json!({"n": n});
+            stage
+                .box_
+                .click("alert-1", "manager0001", &["ack"], n)
+                .await;
+            tokio::time::sleep(Duration::from_millis(600)).await;
+        }
+    });
+    futures_util::future::join_all(clicks).await;
+    until("all are told", async || stage.events(CLICKED).len() == 16).await;
 }
