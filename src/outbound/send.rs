@@ -187,7 +187,9 @@ impl Sender {
             return self.unmade(seq, &message, live, index, verdict).await;
         }
         let token = self.tokens.held(&live.app);
-        if token.is_none() && live.route != Route::Webhook {
+        let needs_token =
+            live.route != Route::Webhook && self.by_session(&message, &live, index).is_none();
+        if token.is_none() && needs_token {
             // Nobody waits for a token while holding a place in a limit: the fetch needs one itself,
             // and a breaker may have but one to give.
             self.egress.give_back(permit);

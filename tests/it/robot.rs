@@ -1,6 +1,6 @@
 //! What people say to the robot: believed as far as it can be, told to the platform, answered.
 
-use dingd::sim::dingtalk::{Part, Settings, Signed, Speech, Via, Words};
+use dingd::sim::dingtalk::{Part, Settings, Signed, Speech, Switches, Via, Words};
 use dingd::sim::platform::{PlatformSwitches, Reaction, Reflex};
 use serde_json::{Value, json};
 
@@ -396,5 +396,26 @@ async fn a_title_that_was_only_said_gives_way_to_one_that_was_signed() {
     let stage = stage.crash().await;
     let chats = stage.get("/v1/chats?state=all").await.json();
     assert_eq!(chats["chats"][0]["title"], "the true one");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_reply_by_the_session_needs_no_token() {
+    let stage = stage().await;
+    stage.box_.set(Switches {
+        only: Some("/v1.0/oauth2".to_owned()),
+        down: true,
+        ..Switches::default()
+    });
+    stage.box_.say(&stage.chat(), "manager0001", "status").await;
+    until("it is told", async || stage.events(MESSAGE).len() == 1).await;
+    let reply_to = stage.events(MESSAGE)[0].body["data"]["reply_to"].clone();
+    let body = json!({"reply_to": reply_to, "content": {"text": {"content": "all is well"}}});
+    let id = reply(&stage, &body).await.json()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    stage.reaches(&id, "sent").await;
+    assert_eq!(delivered(&stage, Via::Session), ["all is well"]);
     stage.close().await;
 }
