@@ -520,8 +520,16 @@ fn inbound(
         );
     }
     let fresh_header_ms = section.seconds_ms("fresh_header_s", 3_600_000);
+    if fresh_header_ms >= inbound::DEDUP_KEEP_MS {
+        section.fault(
+            "fresh_header_s",
+            "is not shorter than the 7 days that repeats are recognised",
+            "make it shorter",
+        );
+    }
     let ack_timeout_ms = section.number("ack_timeout_ms", 50..=10_000, 1_000);
-    let answer_deadline_ms = section.number("answer_deadline_ms", 50..=10_000, 1_200);
+    // DingTalk waits for 2,000; what takes longer would be told to nobody, and count as told.
+    let answer_deadline_ms = section.number("answer_deadline_ms", 50..=1_900, 1_200);
     let click_window_ms = section.number("click_window_ms", 0..=60_000, 2_000);
     let lifetime_ms = section.seconds_ms("lifetime_s", 7 * 86_400_000);
     let queue_events_max = section.number("queue_events_max", 1..=100_000_000, 1_000_000);

@@ -267,6 +267,29 @@ fn a_stream_connection_is_asked_for_and_its_times_fit_together() {
     assert!(clicks(false).unwrap_err()[0].starts_with("apps[0].cards.callback"));
 }
 
+/// What came later than a repeat is recognised could come again; what DingTalk does not wait for is told to
+/// nobody.
+#[test]
+fn the_times_of_clicks_and_messages_fit_those_of_dingtalk() {
+    let with = |key: &str| read(&format!("{MINIMAL}[inbound]\n{key}\n")).map(drop);
+    for (good, bad, fault) in [
+        (
+            "fresh_header_s = 604799",
+            "fresh_header_s = 604800",
+            "inbound.fresh_header_s: is not shorter",
+        ),
+        (
+            "answer_deadline_ms = 1900",
+            "answer_deadline_ms = 2000",
+            "inbound.answer_deadline_ms: ",
+        ),
+    ] {
+        assert_eq!(with(good), Ok(()));
+        let faults = with(bad).unwrap_err().join("\n");
+        assert!(faults.starts_with(fault), "{faults}");
+    }
+}
+
 #[test]
 fn a_secret_file_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
