@@ -13,11 +13,14 @@ use serde_json::{Map, Value, json};
 
 use super::event::ChatId;
 use super::members::{Members, string};
+use crate::secret::printable;
 
 /// The longest name of a card's variable, in bytes (outbound.md §4.2).
 pub const KEY_BYTES_MAX: usize = 100;
 /// The longest value of a card's variable, in bytes (outbound.md §4.2).
 pub const VALUE_BYTES_MAX: usize = 1_024;
+/// Names and values of a card together, in bytes (outbound.md §4.6).
+pub const VARIABLES_BYTES_MAX: usize = 100 * 1_024;
 
 const CARD_BYTES_MAX: usize = 256;
 const USER_BYTES_MAX: usize = 128;
@@ -148,8 +151,17 @@ impl CardAnswer {
         self.data.is_empty() && self.private_data.is_empty()
     }
 
-    /// The first variable that DingTalk would not take, with the reason.
+    /// What DingTalk would not take, with the reason.
     pub fn fault(&self) -> Option<String> {
+        let variables = self.data.iter().chain(&self.private_data);
+        let bytes: usize = variables
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        if bytes > VARIABLES_BYTES_MAX {
+            return Some(format!(
+                "card: has {bytes} bytes, DingTalk takes {VARIABLES_BYTES_MAX}"
+            ));
+        }
         let of = |place: &str, variables: &Variables| {
             fault(variables).map(|fault| format!("card.{place}.{fault}"))
         };
@@ -179,11 +191,12 @@ impl CardAnswer {
 /// The first variable that DingTalk would not take: its name, and what is wrong with it.
 pub fn fault(variables: &Variables) -> Option<String> {
     variables.iter().find_map(|(name, value)| {
+        let shown = printable(name, 64);
         if name.is_empty() || name.len() > KEY_BYTES_MAX {
-            Some(format!("{name}: a name has 1 to {KEY_BYTES_MAX} bytes"))
+            Some(format!("{shown}: a name has 1 to {KEY_BYTES_MAX} bytes"))
         } else if value.len() > VALUE_BYTES_MAX {
             Some(format!(
-                "{name}: has {} bytes, DingTalk takes {VALUE_BYTES_MAX}",
+                "{shown}: has {} bytes, DingTalk takes {VALUE_BYTES_MAX}",
                 value.len()
             ))
         } else {

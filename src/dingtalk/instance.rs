@@ -7,14 +7,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::card::{KEY_BYTES_MAX, VALUE_BYTES_MAX, Variables};
+use super::card::{KEY_BYTES_MAX, VALUE_BYTES_MAX, VARIABLES_BYTES_MAX, Variables};
 use super::message::{At, MENTIONS_MAX, Unfit};
 use crate::secret::printable;
 
 /// The longest `outTrackId`, in characters (outbound.md §4.6; the current API names no cap).
 pub const OUT_TRACK_ID_CHARS_MAX: usize = 100;
-/// Names and values of a card together, in bytes (outbound.md §4.6).
-pub const VARIABLES_BYTES_MAX: usize = 100 * 1_024;
 
 const TEMPLATE_ID_BYTES_MAX: usize = 256;
 const USER_BYTES_MAX: usize = 128;

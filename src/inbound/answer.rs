@@ -76,7 +76,7 @@ impl Answer {
         let mut json = serde_json::Deserializer::from_slice(body);
         let body: Body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let inner = printable(&error.inner().to_string(), 300);
-            format!("{}: {inner}", error.path())
+            format!("{}: {inner}", printable(&error.path().to_string(), 300))
         })?;
         match (ask, body.card, body.reply) {
             (_, None, None) => Ok(Self::Nothing),
@@ -156,6 +156,20 @@ mod tests {
         assert!(error(&message(), r#"{"card":{}}"#).starts_with("card: "));
         assert!(error(&message(), r#"{"reply":{"text":{"content":" "}}}"#).starts_with("reply: "));
         assert!(error(&click(), r#"{"card":"#).contains("EOF"));
+        // It goes into the log.
+        let long = "\u{202e}".repeat(500);
+        for value in ["7", "\"x\""] {
+            let told = error(
+                &click(),
+                &format!(r#"{{"card":{{"data":{{"{long}":{value}}}}}}}"#),
+            );
+            assert!(told.len() < 1_000 && !told.contains('\u{202e}'), "{told}");
+        }
+        let much: Vec<_> = (0..200)
+            .map(|n| format!(r#""k{n}":"{}""#, "x".repeat(1_000)))
+            .collect();
+        let much = format!(r#"{{"card":{{"data":{{{}}}}}}}"#, much.join(","));
+        assert!(error(&click(), &much).starts_with("card: "));
     }
 
     #[test]
