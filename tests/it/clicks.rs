@@ -471,3 +471,24 @@ async fn whoever_does_the_same_again_after_the_time_has_clicked_again() {
     futures_util::future::join_all(clicks).await;
     until("all are told", async || stage.events(CLICKED).len() == 16).await;
 }
+
+/// Cards of others have names that ours cannot have.
+#[tokio::test]
+async fn a_late_answer_finds_a_card_of_whatever_name() {
+    let stage = stage().await;
+    let name = format!("alert no. {}", "1".repeat(150));
+    stage.foreign_card(&name).await;
+    stage.platform.set(PlatformSwitches {
+        slow_ms: 1_500,
+        answer: Some(r#"{"card":{"data":{"status":"acked"}}}"#.to_owned()),
+        ..PlatformSwitches::default()
+    });
+    let clicked = stage.box_.click(&name, "manager0001", &["ack"], ack()).await;
+    assert!(clicked.accepted, "{clicked:?}");
+    until("the answer is on the card", async || {
+        let card = stage.box_.card(&name).unwrap();
+        card.public["status"] == "acked" && card.seen_by("manager0001")["dingd_state"].is_empty()
+    })
+    .await;
+    stage.close().await;
+}
