@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Deeper nesting is refused (reliability contract §5).
@@ -91,6 +91,89 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+/// All values under `name`, in any casing, at any depth, as parts of `text`; `None` if a number in it is too
+/// large to be read.
+pub(super) fn everywhere<'a>(text: &'a str, name: &str) -> Option<Vec<&'a RawValue>> {
+    let mut found = vec![];
+    let all = Everywhere {
+        name,
+        found: &mut found,
+    };
+    let mut json = serde_json::Deserializer::from_str(text);
+    all.deserialize(&mut json).ok()?;
+    Some(found)
+}
+
+struct Everywhere<'n, 'f, 'a> {
+    name: &'n str,
+    found: &'f mut Vec<&'a RawValue>,
+}
+
+impl<'a> Everywhere<'_, '_, 'a> {
+    fn inside(&mut self) -> Everywhere<'_, '_, 'a> {
+        Everywhere {
+            name: self.name,
+            found: self.found,
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Everywhere<'_, '_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Everywhere<'_, '_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            if name.eq_ignore_ascii_case(self.name) {
+                self.found.push(map.next_value()?);
+            } else {
+                map.next_value_seed(self.inside())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self.inside())?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::event::ChatId;
-use super::members::Members;
+use super::members::{Members, everywhere};
 
 const ID_BYTES_MAX: usize = 256;
 /// A longer title is cut: it is kept for as long as the group is known.
@@ -141,13 +141,15 @@ fn said(members: &Members<'_>, msgtype: Option<String>) -> (String, Option<Strin
     (kind, text)
 }
 
-/// The body without the address for answers, which is a secret; all else stays as it came.
+/// The body without the address for answers, which is a secret; all else stays as it came. A quoted message
+/// may have one as well.
 pub fn without_session(body: &str) -> Cow<'_, str> {
-    let Ok(members) = Members::read(body) else {
-        return Cow::Borrowed(body);
-    };
-    let mut places: Vec<_> = members
-        .all("sessionWebhook")
+    const NAME: &str = "sessionWebhook";
+    let outermost = || Some(Members::read(body).ok()?.all(NAME).collect());
+    let values = everywhere(body, NAME).or_else(outermost);
+    let mut places: Vec<_> = values
+        .unwrap_or_default()
+        .into_iter()
         .filter_map(|value| {
             // The value is a part of the body.
             let at = (value.get().as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
@@ -301,6 +303,13 @@ mod tests {
             .replace("\"https://other\"", "\"\"");
         assert_eq!(clean, expected);
         assert_eq!(without_session("{}"), "{}");
+        // Of a quoted message as well, however it is spelt.
+        let body = sample(
+            r#""text":{"repliedMsg":{"sessionWebhook":"https://a","n":[1,-2.5e3,{"sessionWebhoo\u006b":{"url":"https://b"},"x":null}]}}"#,
+        );
+        let clean = without_session(&body);
+        assert!(!clean.contains("https://"), "{clean}");
+        assert!(clean.contains(r#""n":[1,-2.5e3,{"sessionWebhoo\u006b":"","x":null}]"#));
     }
 
     #[test]
