@@ -65,7 +65,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     (
         "dingd_answers_total",
-        "Clicks and messages by how the platform's answer came: in_time, pending (not in time), late, unusable.",
+        "Clicks and messages by how the platform's answer came: in_time, pending (not in time), late, never, unusable.",
     ),
     (
         "dingd_admissions_total",
@@ -293,7 +293,8 @@ pub fn callback(result: &'static str, reason: &'static str, us: u64) {
     emit!(histogram, "dingd_callback_ack_duration_seconds").record(seconds(us));
 }
 
-/// How the platform's answer to a `click` or a `message` came: `in_time`, `pending`, `late` or `unusable`.
+/// How the platform's answer to a `click` or a `message` came: `in_time`, `pending`, `late`, `never` or
+/// `unusable`.
 pub fn answer(ask: &'static str, result: &'static str) {
     emit!(counter, "dingd_answers_total", "ask" => ask, "result" => result).increment(1);
 }

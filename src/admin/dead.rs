@@ -455,6 +455,7 @@ mod tests {
             targets: Some(vec![target, other]),
             finished_ms: Some(2),
             generation: 0,
+            asks: false,
         };
         let stored = Stored {
             id: "evt_1".into(),

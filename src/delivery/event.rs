@@ -104,6 +104,9 @@ pub struct Forwarding {
     /// How often it was replayed.
     #[serde(default)]
     pub generation: u32,
+    /// Somebody asks, and nobody who is to answer has taken it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
 }
 
 /// One upstream of one event.

@@ -194,6 +194,7 @@ impl Job {
             // With no upstream an event is settled as forwarded.
             finished_ms: nobody.then_some(wall_ms),
             generation: 0,
+            asks: is_asked,
         };
         let seq = inbox.queue.reserve();
         let mut batch = Batch::default();

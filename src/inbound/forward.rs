@@ -39,6 +39,11 @@ use crate::metrics;
 
 /// An upstream that says "gone" (410) is left alone for this long, in milliseconds.
 const GONE_PAUSE_MS: u64 = 600_000;
+/// DingTalk has taken the answer to a callback this long after we gave it, in milliseconds: an update that is
+/// sent earlier may be overtaken by it.
+const SHOWN_MS: u64 = 500;
+/// What cannot be stored now is tried again after this, in milliseconds.
+const AGAIN_MS: u64 = 5_000;
 /// Events settled or taken in at one go, so that the loop stays fair.
 const STEP_MAX: usize = 256;
 
@@ -73,6 +78,10 @@ struct Work {
     entries: HashMap<u64, Forwarding>,
     breakers: BTreeMap<String, Breaker>,
     attempts: JoinSet<Attempt>,
+    /// Of events that are settled: those who asked are told, as far as they can be, that nobody will answer.
+    /// Ends with the event's number, or with nothing if we stop before that.
+    unanswered: JoinSet<Option<u64>>,
+    drain: Drain,
 }
 
 struct Attempt {
@@ -83,7 +92,10 @@ struct Attempt {
 }
 
 enum Outcome {
-    Delivered,
+    Delivered {
+        /// To the one who answers.
+        answered: bool,
+    },
     Failed {
         reason: Reason,
         retry_after_s: Option<u64>,
@@ -110,6 +122,8 @@ impl Forwarder {
             entries: HashMap::new(),
             breakers: BTreeMap::new(),
             attempts: JoinSet::new(),
+            unanswered: JoinSet::new(),
+            drain: drain.clone(),
         };
         for (seq, state) in recovered {
             work.take_in(seq, state);
@@ -128,6 +142,7 @@ impl Forwarder {
                     work.land(ended);
                     work.take_in_more(&mut appended);
                 }
+                Some(ended) = work.unanswered.join_next() => work.told(ended),
                 entry = appended.recv() => {
                     let Some(entry) = entry else { break };
                     work.take_in(entry.seq, entry.state);
@@ -138,6 +153,9 @@ impl Forwarder {
         }
         while let Some(ended) = work.attempts.join_next().await {
             work.land(ended);
+        }
+        while let Some(ended) = work.unanswered.join_next().await {
+            work.told(ended);
         }
     }
 }
@@ -301,15 +319,7 @@ impl Work {
         }
         report(&upstream.name, was, breaker.state());
         self.lanes.fly(lane);
-        let call = Delivery {
-            settings: self.forwarder.settings.clone(),
-            journal: self.forwarder.journal.clone(),
-            queue: self.forwarder.queue.clone(),
-            transport: self.forwarder.transport.clone(),
-            clock: self.forwarder.clock,
-            asking: self.forwarder.asking.clone(),
-            late: self.forwarder.late.clone(),
-        };
+        let call = self.delivery();
         let name = upstream.name.clone();
         self.attempts.spawn(async move {
             let outcome = call.deliver(&name, seq).await;
@@ -320,6 +330,18 @@ impl Work {
                 outcome,
             }
         });
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery {
+            settings: self.forwarder.settings.clone(),
+            journal: self.forwarder.journal.clone(),
+            queue: self.forwarder.queue.clone(),
+            transport: self.forwarder.transport.clone(),
+            clock: self.forwarder.clock,
+            asking: self.forwarder.asking.clone(),
+            late: self.forwarder.late.clone(),
+        }
     }
 
     fn give_up(&mut self, lane: LaneId, (seq, index): Item, reason: Reason) {
@@ -358,9 +380,10 @@ impl Work {
         };
         target.attempts = target.attempts.saturating_add(1);
         let (reason, delay_ms) = match attempt.outcome {
-            Outcome::Delivered => {
+            Outcome::Delivered { answered } => {
                 target.state = TargetState::Forwarded;
                 target.reason = None;
+                self.taken(seq, answered);
                 if self.forwarder.health.recovered(&trouble) {
                     tracing::info!(upstream = %attempt.upstream, "the upstream takes events again");
                 }
@@ -418,13 +441,20 @@ impl Work {
         self.progress(seq);
     }
 
+    /// Whoever asked needs nobody else if it was the one who answers that took the event.
+    fn taken(&mut self, seq: u64, answered: bool) {
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            entry.asks &= !answered;
+        }
+    }
+
     fn teach_breaker(&mut self, attempt: &Attempt, mono_ms: u64) {
         let Some(breaker) = self.breakers.get_mut(&attempt.upstream) else {
             return;
         };
         let was = breaker.state();
         match &attempt.outcome {
-            Outcome::Delivered => breaker.succeeded(mono_ms),
+            Outcome::Delivered { .. } => breaker.succeeded(mono_ms),
             Outcome::Failed {
                 upstream_is_down: true,
                 ..
@@ -443,12 +473,42 @@ impl Work {
             return;
         };
         if entry.is_settled() {
-            self.finish(seq);
+            if entry.asks {
+                self.tell(seq);
+            } else {
+                self.finish(seq);
+            }
             return;
         }
         let mut batch = Batch::default();
         self.forwarder.queue.update(&mut batch, seq, entry);
         self.forwarder.journal.submit(batch, |_| ());
+    }
+
+    /// Nobody will answer: before the event is settled it is certain that whoever asked does not go on
+    /// waiting.
+    fn tell(&mut self, seq: u64) {
+        self.forwarder.asking.not_now(seq);
+        let (call, drain) = (self.delivery(), self.drain.clone());
+        self.unanswered.spawn(async move {
+            while !call.unanswered(seq).await {
+                tokio::select! {
+                    biased;
+                    () = drain.stopping() => return None,
+                    () = call.clock.sleep_until(call.clock.mono_ms() + AGAIN_MS) => {}
+                }
+            }
+            Some(seq)
+        });
+    }
+
+    fn told(&mut self, ended: Result<Option<u64>, tokio::task::JoinError>) {
+        match ended {
+            Ok(Some(seq)) => self.finish(seq),
+            // At the next start.
+            Ok(None) => {}
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 
     fn finish(&mut self, seq: u64) {
@@ -554,11 +614,11 @@ impl Delivery {
         let started_us = self.clock.mono_us();
         let ask = stored.ask.as_ref().filter(|_| upstream.answers);
         let outcome = self.post(upstream, seq, &stored, ask).await;
-        if ask.is_some() && !matches!(outcome, Outcome::Delivered) {
+        if ask.is_some() && !matches!(outcome, Outcome::Delivered { .. }) {
             self.asking.not_now(seq);
         }
         let label = match &outcome {
-            Outcome::Delivered => "delivered",
+            Outcome::Delivered { .. } => "delivered",
             Outcome::Gone => "gone",
             Outcome::Failed { .. } | Outcome::Damaged => "failed",
         };
@@ -570,32 +630,56 @@ impl Delivery {
     /// event is not settled before that is certain to happen.
     async fn pass_on(&self, seq: u64, stored: &Stored, ask: &Ask, answer: Answer) -> Outcome {
         let given = answer.clone();
-        let Err(answer) = self.asking.answer(seq, answer).await else {
-            point("answer.after");
-            // Should this be cut off, the event and its answer come again, and the card is changed once more.
-            return match (ask, given) {
-                (Ask::Click { .. }, card @ Answer::Card(_)) => {
-                    self.hand_over(stored, ask, card, true).await
-                }
-                _ => Outcome::Delivered,
-            };
+        let certain = match (self.asking.answer(seq, answer).await, ask, given) {
+            (Err(answer), ..) => self.send_on(stored, ask, answer, "late").await,
+            (Ok(()), Ask::Click { .. }, card @ Answer::Card(_)) => {
+                point("answer.after");
+                // Should this be cut off, the event and its answer come again, and the card is changed once more.
+                self.hand_over(stored, ask, card, true).await
+            }
+            (Ok(()), ..) => {
+                point("answer.after");
+                true
+            }
         };
-        let app = self.settings.load_full();
-        let app = app.apps.get(&stored.app);
+        if certain {
+            Outcome::Delivered { answered: true }
+        } else {
+            failed("the answer could not be stored".to_owned(), None, false)
+        }
+    }
+
+    /// Sends on what there is to say when nobody waits any more. Returns whether it is certain to go out.
+    async fn send_on(
+        &self,
+        stored: &Stored,
+        ask: &Ask,
+        answer: Answer,
+        result: &'static str,
+    ) -> bool {
+        let settings = self.settings.load_full();
+        let app = settings.apps.get(&stored.app);
         let Some(answer) = app.and_then(|app| answer.when_late(ask, &app.pending)) else {
-            return Outcome::Delivered;
+            return true;
         };
-        metrics::answer(ask.label(), "late");
+        metrics::answer(ask.label(), result);
+        if let Ask::Click { .. } = ask {
+            let shown_ms = stored.accepted_ms + settings.answer_deadline_ms + SHOWN_MS;
+            // The wall clock may have been set back since.
+            let left_ms = shown_ms.saturating_sub(self.clock.wall_ms());
+            let left_ms = left_ms.min(settings.answer_deadline_ms + SHOWN_MS);
+            self.clock.sleep_until(self.clock.mono_ms() + left_ms).await;
+        }
         point("late.before");
-        let outcome = self.hand_over(stored, ask, answer, false).await;
-        if matches!(outcome, Outcome::Delivered) {
+        let certain = self.hand_over(stored, ask, answer, false).await;
+        if certain {
             point("late.after");
         }
-        outcome
+        certain
     }
 
     /// Lets the outbound side have an answer; the event is not settled before that is on disk.
-    async fn hand_over(&self, stored: &Stored, ask: &Ask, answer: Answer, shown: bool) -> Outcome {
+    async fn hand_over(&self, stored: &Stored, ask: &Ask, answer: Answer, shown: bool) -> bool {
         let (done, is_done) = oneshot::channel();
         let late = Late {
             app: stored.app.clone(),
@@ -604,11 +688,23 @@ impl Delivery {
             shown,
             done,
         };
-        let sent = self.late.send(late).await.is_ok();
-        if sent && is_done.await.unwrap_or(false) {
-            Outcome::Delivered
-        } else {
-            failed("the answer could not be stored".to_owned(), None, false)
+        self.late.send(late).await.is_ok() && is_done.await.unwrap_or(false)
+    }
+
+    /// Event `seq` is settled, and nobody answers. Returns whether whoever asked is certain not to go on
+    /// waiting.
+    async fn unanswered(&self, seq: u64) -> bool {
+        let key = seq.to_be_bytes().to_vec();
+        let Ok(payload) = self.journal.get(self.queue.place().payload, key).await else {
+            return false;
+        };
+        let stored = payload.and_then(|bytes| record::decode::<Stored>(&bytes).ok());
+        let asked = stored
+            .as_ref()
+            .and_then(|stored| Some((stored, stored.ask.as_ref()?)));
+        match asked {
+            Some((stored, ask)) => self.send_on(stored, ask, Answer::Nothing, "never").await,
+            None => true,
         }
     }
 
@@ -654,7 +750,7 @@ impl Delivery {
                     let answer = read_answer(upstream, ask, &reply);
                     self.pass_on(seq, stored, ask, answer).await
                 }
-                None => Outcome::Delivered,
+                None => Outcome::Delivered { answered: false },
             },
             Ok(reply) if reply.status == 410 => Outcome::Gone,
             Ok(reply) => {

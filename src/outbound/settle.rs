@@ -75,6 +75,7 @@ impl Outcomes {
             targets: None,
             finished_ms: None,
             generation: 0,
+            asks: false,
         };
         let seq = self.inbox.reserve();
         self.inbox.append(batch, seq, payload, &state);

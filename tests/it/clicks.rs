@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dingd::sim::daemon::CARDS_OVER_HTTP;
+use dingd::sim::daemon::{CARDS_OVER_HTTP, Signal};
 use dingd::sim::dingtalk::{Carriers, Click, Signed, Switches};
 use dingd::sim::platform::{PlatformSwitches, Reaction, Reflex};
 use serde_json::{Value, json};
@@ -476,19 +476,119 @@ async fn whoever_does_the_same_again_after_the_time_has_clicked_again() {
 #[tokio::test]
 async fn a_late_answer_finds_a_card_of_whatever_name() {
     let stage = stage().await;
-    let name = format!("alert no. {}", "1".repeat(150));
-    stage.foreign_card(&name).await;
+    let name = "alert no. 1";
+    stage.foreign_card(name).await;
     stage.platform.set(PlatformSwitches {
         slow_ms: 1_500,
         answer: Some(r#"{"card":{"data":{"status":"acked"}}}"#.to_owned()),
         ..PlatformSwitches::default()
     });
-    let clicked = stage.box_.click(&name, "manager0001", &["ack"], ack()).await;
+    let clicked = stage.box_.click(name, "manager0001", &["ack"], ack()).await;
     assert!(clicked.accepted, "{clicked:?}");
     until("the answer is on the card", async || {
-        let card = stage.box_.card(&name).unwrap();
+        let card = stage.box_.card(name).unwrap();
         card.public["status"] == "acked" && card.seen_by("manager0001")["dingd_state"].is_empty()
     })
     .await;
+    stage.close().await;
+}
+
+/// DingTalk is still taking the answer to the click when a late one is there: sent at once, it could be
+/// overtaken, and the person would go on waiting.
+#[tokio::test]
+async fn a_late_answer_leaves_after_the_pending_state_has_arrived() {
+    let stage = stage().await;
+    stage.platform.set(PlatformSwitches {
+        slow_ms: 1_250,
+        answer: Some(r#"{"card":{"data":{"status":"acked"}}}"#.to_owned()),
+        ..PlatformSwitches::default()
+    });
+    let clicked = stage
+        .box_
+        .click("alert-1", "manager0001", &["ack"], ack())
+        .await;
+    assert!(clicked.accepted, "{clicked:?}");
+    let shown = std::time::Instant::now();
+    until("the answer is on the card", async || {
+        stage.box_.card("alert-1").unwrap().public["status"] == "acked"
+    })
+    .await;
+    assert!(shown.elapsed() >= Duration::from_millis(400), "{shown:?}");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_click_that_is_given_up_is_not_under_way_any_more() {
+    let stage = Stage::with(fast(), |config| {
+        format!("{config}{CARDS_OVER_HTTP}[inbound]\nlifetime_s = 0.5\n")
+    })
+    .await;
+    stage.route_clicks().await;
+    stage.foreign_card("alert-1").await;
+    stage.platform.set(PlatformSwitches {
+        status: Some(503),
+        ..PlatformSwitches::default()
+    });
+    let clicked = stage
+        .box_
+        .click("alert-1", "manager0001", &["ack"], ack())
+        .await;
+    assert!(clicked.accepted, "{clicked:?}");
+    let state =
+        || stage.box_.card("alert-1").unwrap().seen_by("manager0001")["dingd_state"].clone();
+    assert_eq!(state(), "pending");
+    until("nothing is under way", async || state().is_empty()).await;
+    assert_eq!(
+        stage.box_.card("alert-1").unwrap().public["status"],
+        "firing"
+    );
+    // What is taken up again is answered as ever.
+    stage.platform.set(reflex(first_come()));
+    let all = "/v1/dead?direction=inbound";
+    until("it is a dead letter", async || {
+        let dead = stage.daemon.socket("GET", all).await.unwrap();
+        dead["dead"].as_array().unwrap().len() == 1
+    })
+    .await;
+    let id = stage.daemon.socket("GET", all).await.unwrap()["dead"][0]["id"].clone();
+    let replay = format!("/v1/dead/{}/replay", id.as_str().unwrap());
+    stage.daemon.socket("POST", &replay).await.unwrap();
+    until("the answer is on the card", async || {
+        stage.box_.card("alert-1").unwrap().public["status"] == "acked"
+    })
+    .await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_click_that_nobody_answers_any_more_is_not_under_way_when_it_is_told() {
+    let stage = stage().await;
+    stage.platform.set(PlatformSwitches {
+        status: Some(503),
+        ..PlatformSwitches::default()
+    });
+    stage
+        .box_
+        .click("alert-1", "manager0001", &["ack"], ack())
+        .await;
+    let state =
+        || stage.box_.card("alert-1").unwrap().seen_by("manager0001")["dingd_state"].clone();
+    assert_eq!(state(), "pending");
+    let config = stage.config.replace("answers = true\n", "");
+    std::fs::write(stage.dir.path().join("config.toml"), config).unwrap();
+    stage.daemon.signal(Signal::Hangup);
+    until("the configuration is taken over", async || {
+        stage.log().contains("the configuration was taken over")
+    })
+    .await;
+    stage.platform.set(reflex(first_come()));
+    until("it is told, and nothing is under way", async || {
+        stage.events(CLICKED).len() == 1 && state().is_empty()
+    })
+    .await;
+    assert_eq!(
+        stage.box_.card("alert-1").unwrap().public["status"],
+        "firing"
+    );
     stage.close().await;
 }
