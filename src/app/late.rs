@@ -23,15 +23,9 @@ pub(super) async fn answers(
         let (outbox, chats) = (outbox.clone(), chats.clone());
         // One card's answer does not wait for another's.
         tokio::spawn(async move {
-            let stored = match store(
-                &outbox,
-                &chats,
-                &late.app,
-                (late.ask, late.answer),
-                late.shown,
-            )
-            .await
-            {
+            let when = (!late.shown).then_some(late.not_before_ms);
+            let asked = (late.ask, late.answer);
+            let stored = match store(&outbox, &chats, &late.app, asked, when).await {
                 Ok(()) => true,
                 // It may be taken later: the event comes to the platform again, and so does the answer.
                 Err(problem) if problem.is_retryable() => false,
@@ -56,7 +50,7 @@ async fn store(
     chats: &Chats,
     app: &str,
     asked: (Ask, Answer),
-    shown: bool,
+    late_at_ms: Option<u64>,
 ) -> Result<(), Problem> {
     match asked {
         (Ask::Click { card, user }, Answer::Card(answer)) => {
@@ -66,10 +60,9 @@ async fn store(
                 private_data: private.map(|private| (user, private)).into_iter().collect(),
                 ..Patch::default()
             };
-            if shown {
-                outbox.note_shown(app, &card, patch).await?;
-            } else {
-                outbox.patch_card(app, &card, patch, true).await?;
+            match late_at_ms {
+                None => outbox.note_shown(app, &card, patch).await?,
+                Some(at_ms) => drop(outbox.patch_card(app, &card, patch, at_ms).await?),
             }
         }
         (Ask::Message { reply_to }, Answer::Reply(content)) => {

@@ -33,6 +33,9 @@ pub struct Late {
     pub answer: Answer,
     /// It was given in time: DingTalk shows it already.
     pub shown: bool,
+    /// Until this wall time, in milliseconds, DingTalk may still be taking what whoever waited was shown
+    /// instead, which must not overtake it.
+    pub not_before_ms: u64,
     /// Told `true` once it is certain to go out, or can never.
     pub done: oneshot::Sender<bool>,
 }

@@ -39,8 +39,7 @@ use crate::metrics;
 
 /// An upstream that says "gone" (410) is left alone for this long, in milliseconds.
 const GONE_PAUSE_MS: u64 = 600_000;
-/// DingTalk has taken the answer to a callback this long after we gave it, in milliseconds: an update that is
-/// sent earlier may be overtaken by it.
+/// DingTalk has taken what we answered to a callback this long after we did, in milliseconds.
 const SHOWN_MS: u64 = 500;
 /// What cannot be stored now is tried again after this, in milliseconds.
 const AGAIN_MS: u64 = 5_000;
@@ -663,13 +662,6 @@ impl Delivery {
             return true;
         };
         metrics::answer(ask.label(), result);
-        if let Ask::Click { .. } = ask {
-            let shown_ms = stored.accepted_ms + settings.answer_deadline_ms + SHOWN_MS;
-            // The wall clock may have been set back since.
-            let left_ms = shown_ms.saturating_sub(self.clock.wall_ms());
-            let left_ms = left_ms.min(settings.answer_deadline_ms + SHOWN_MS);
-            self.clock.sleep_until(self.clock.mono_ms() + left_ms).await;
-        }
         point("late.before");
         let certain = self.hand_over(stored, ask, answer, false).await;
         if certain {
@@ -680,12 +672,16 @@ impl Delivery {
 
     /// Lets the outbound side have an answer; the event is not settled before that is on disk.
     async fn hand_over(&self, stored: &Stored, ask: &Ask, answer: Answer, shown: bool) -> bool {
+        let taken_ms = self.settings.load().answer_deadline_ms + SHOWN_MS;
+        // The wall clock may have been set back since.
+        let accepted_ms = stored.accepted_ms.min(self.clock.wall_ms());
         let (done, is_done) = oneshot::channel();
         let late = Late {
             app: stored.app.clone(),
             ask: ask.clone(),
             answer,
             shown,
+            not_before_ms: accepted_ms + taken_ms,
             done,
         };
         self.late.send(late).await.is_ok() && is_done.await.unwrap_or(false)

@@ -592,3 +592,38 @@ async fn a_click_that_nobody_answers_any_more_is_not_under_way_when_it_is_told()
     );
     stage.close().await;
 }
+
+/// That a late answer leaves a little later is nothing to those who click behind it.
+#[tokio::test]
+async fn whoever_clicks_behind_a_late_answer_is_answered_in_time() {
+    let stage = Stage::with(fast(), |config| {
+        format!("{config}{CARDS_OVER_HTTP}[inbound]\nanswer_deadline_ms = 300\n")
+    })
+    .await;
+    stage.route_clicks().await;
+    stage.foreign_card("alert-1").await;
+    let slow = Reflex::new(|event| {
+        let user = event["data"]["user"].as_str()?;
+        Some(Reaction {
+            status: 200,
+            body: json!({"card": {"private_data": {"mine": "true"}}}),
+            slow_ms: if user == "manager0001" { 350 } else { 0 },
+        })
+    });
+    stage.platform.set(reflex(slow));
+    let seen = |user: &str| stage.box_.card("alert-1").unwrap().seen_by(user);
+    let click = async |user: &str| {
+        let clicked = stage.box_.click("alert-1", user, &["ack"], ack()).await;
+        assert!(clicked.accepted, "{clicked:?}");
+    };
+    click("manager0001").await;
+    assert_eq!(seen("manager0001")["dingd_state"], "pending");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    click("manager0002").await;
+    assert_eq!(seen("manager0002")["mine"], "true");
+    until("the late answer is on the card", async || {
+        seen("manager0001")["dingd_state"].is_empty()
+    })
+    .await;
+    stage.close().await;
+}

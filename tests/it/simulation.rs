@@ -660,6 +660,7 @@ impl Life {
             priority: change.priority,
             most_urgent: client.max_priority,
             who: Some(&who),
+            not_before_ms: 0,
         };
         let accepted = self.outbox.patch(patching, Once::Unkeyed).await;
         accepted.map(drop).map_err(slug)

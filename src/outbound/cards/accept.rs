@@ -5,9 +5,7 @@ use crate::delivery::id::MessageId;
 use crate::delivery::record;
 use crate::delivery::state::{Ambiguous, Call, Priority, Progress};
 use crate::dingtalk::digest::Fold;
-use crate::dingtalk::instance::{
-    Change, Generation, Patch, check_out_track_id, check_size, check_variables,
-};
+use crate::dingtalk::instance::{Change, Generation, Patch, check_size, check_variables};
 use crate::dingtalk::message::{At, Content};
 use crate::faults::point;
 use crate::http::audit::Who;
@@ -37,6 +35,8 @@ pub struct Patching<'a> {
     pub most_urgent: Priority,
     /// Who asks; `None`: the daemon itself, which changes all cards, those that it did not send as well.
     pub who: Option<&'a Who>,
+    /// The message that is made for it does not leave sooner, in milliseconds of wall time.
+    pub not_before_ms: u64,
 }
 
 /// A card without a name gets that of its message.
@@ -74,31 +74,26 @@ impl Outbox {
         }
     }
 
-    /// Changes a card on behalf of the daemon, which may do so with cards of others too if `of_others`: the
-    /// late answer to a click. It is durable when this returns `Ok`.
+    /// Changes a card on behalf of the daemon, which may do so with cards of others too, whatever name those have:
+    /// the late answer to a click. It leaves no sooner than at wall time `not_before_ms`. It is durable when this
+    /// returns `Ok`.
     pub async fn patch_card(
         &self,
         app: &str,
         out_track_id: &str,
         patch: Patch,
-        of_others: bool,
+        not_before_ms: u64,
     ) -> Result<Accepted, Problem> {
-        // Others may choose names that ours cannot have; somebody clicked on it, so there is such a card.
-        let name = if of_others {
-            Ok(())
-        } else {
-            check_out_track_id(out_track_id)
-        };
-        let checked = name.and_then(|()| check_variables(&patch.data, &patch.private_data));
+        let checked = check_variables(&patch.data, &patch.private_data);
         checked.map_err(|unfit| unfit_problem(&unfit))?;
-        let operator = Who::Operator;
         let patching = Patching {
             app,
             out_track_id,
             patch,
             priority: None,
             most_urgent: Priority::Critical,
-            who: (!of_others).then_some(&operator),
+            who: None,
+            not_before_ms,
         };
         self.admit(Priority::High)?;
         self.patch(patching, Once::Unkeyed).await
@@ -120,10 +115,7 @@ impl Outbox {
             // What the platform asked for before it answered may arrive behind the answer: so the answer goes
             // out once more, behind that.
             drop(held);
-            return self
-                .patch_card(app, out_track_id, patch, true)
-                .await
-                .map(drop);
+            return self.patch_card(app, out_track_id, patch, 0).await.map(drop);
         }
         held.card.shown(patch);
         let mut batch = Batch::default();
@@ -167,7 +159,10 @@ impl Outbox {
             (answer, None)
         } else {
             let client = asked.who.map_or(CLIENT, Who::name);
-            let new = self.new_update((asked.app, client), change, priority, wall_ms);
+            let mut new = self.new_update((asked.app, client), change, priority, wall_ms);
+            if asked.not_before_ms > wall_ms {
+                new.1.progress.due_ms = asked.not_before_ms;
+            }
             let (message, live) = &new;
             let payload = record::encode(message);
             self.queue

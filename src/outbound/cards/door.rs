@@ -102,6 +102,7 @@ impl Api {
             priority: change.priority,
             most_urgent: client.max_priority,
             who: Some(who),
+            not_before_ms: 0,
         };
         let answer = self.outbox.patch(patching, once).await;
         Ok(accepted(202, &answer.inspect_err(refused)?, false))
