@@ -185,6 +185,7 @@ impl Keeper {
             );
         }
         self.trouble = None;
+        self.retry.opened();
         self.health.recovered(&self.key());
         metrics::stream_open(&self.name, "ok");
         let without_ms = self.gap.without_ms(self.clock.mono_ms());
@@ -338,11 +339,19 @@ async fn outcome(opening: &mut Option<Opening>) -> (Arc<Plan>, Result<Socket, Tr
 /// When a connection is tried next.
 #[derive(Debug, Default)]
 struct Retry {
+    /// Openings that failed, one after another.
     failures: u32,
+    /// Connections that hardly lived, one after another.
+    short_lives: u32,
     at_ms: u64,
 }
 
 impl Retry {
+    /// A connection is open: what went wrong before it says nothing of the next one.
+    fn opened(&mut self) {
+        self.failures = 0;
+    }
+
     /// A connection could not be opened.
     fn failed(&mut self, now_ms: u64, stream: Stream, jitter: f64) {
         self.failures = self.failures.saturating_add(1);
@@ -353,13 +362,13 @@ impl Retry {
     /// again to connections that hardly lived.
     fn left(&mut self, now_ms: u64, lived_ms: u64, stream: Stream, jitter: f64) {
         if lived_ms >= stream.retry_max_ms {
-            self.failures = 0;
+            self.short_lives = 0;
         }
-        let wait_ms = match self.failures {
+        let wait_ms = match self.short_lives {
             0 => 0,
-            failures => delay_ms(failures, stream, jitter),
+            short_lives => delay_ms(short_lives, stream, jitter),
         };
-        self.failures = self.failures.saturating_add(1);
+        self.short_lives = self.short_lives.saturating_add(1);
         self.at_ms = now_ms + wait_ms;
     }
 
@@ -462,6 +471,23 @@ mod tests {
         assert_eq!(retry.at_ms, 5 + 4_000);
         retry.left(5, 60_000, STREAM, 1.0);
         assert_eq!(retry.at_ms, 5);
+    }
+
+    /// The gateway was away for an hour, and then says once that it closes a connection.
+    #[test]
+    fn what_failed_before_a_connection_was_open_does_not_hold_up_the_next_one() {
+        let mut retry = Retry::default();
+        for _ in 0..60 {
+            retry.failed(0, STREAM, 1.0);
+        }
+        retry.opened();
+        retry.left(5, 10, STREAM, 1.0);
+        assert_eq!(retry.at_ms, 5);
+        retry.failed(5, STREAM, 1.0);
+        assert_eq!(retry.at_ms, 5 + 2_000);
+        retry.opened();
+        retry.left(5, 10, STREAM, 1.0);
+        assert_eq!(retry.at_ms, 5 + 2_000, "this one hardly lived either");
     }
 
     #[test]
