@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hyper::Method;
 
 use super::accept::Accepted;
-use super::take::{Replies, Taker};
+use super::take::{Patience, Replies, Taker};
 use super::{App, verify};
 use crate::delivery::id::digest;
 use crate::delivery::random;
@@ -170,7 +170,10 @@ impl Door {
         verify::card(app, &request.head, now_ms, fresh_ms)?;
         let text = utf8(&request.body)?;
         let same_bytes = Self::same_request(app, "x-ddpaas-signature-timestamp", request);
-        let taken = self.taker.click(app, text, same_bytes).await;
+        let taken = self
+            .taker
+            .click(app, text, same_bytes, Patience::Full)
+            .await;
         Ok(answered(taken.map_err(Refused::Event)?))
     }
 

@@ -40,6 +40,15 @@ pub enum Replies {
     Apart,
 }
 
+/// Whether there is time for the platform's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// As much as is configured.
+    Full,
+    /// None: others wait behind this one. The answer comes late.
+    Spent,
+}
+
 impl Taker {
     /// Takes an event.
     pub async fn event(
@@ -66,6 +75,7 @@ impl Taker {
         app: &App,
         text: &str,
         same_bytes: Digest,
+        patience: Patience,
     ) -> Result<Option<String>, &'static str> {
         let callback = Callback::read(text)?;
         // A userid is somebody else's in another organisation.
@@ -84,10 +94,11 @@ impl Taker {
         let (window_ms, until_ms) = {
             let settings = self.inbox.settings.load();
             let started_ms = self.inbox.clock.mono_ms();
-            (
-                settings.click_window_ms,
-                started_ms + settings.answer_deadline_ms,
-            )
+            let wait_ms = match patience {
+                Patience::Full => settings.answer_deadline_ms,
+                Patience::Spent => 0,
+            };
+            (settings.click_window_ms, started_ms + wait_ms)
         };
         let at_ms = self.inbox.clock.wall_ms();
         let slice = at_ms.checked_div(window_ms.div_ceil(SLICES));

@@ -827,3 +827,41 @@ async fn a_reply_to_a_message_that_came_over_stream_takes_the_way_of_late_ones()
     .await;
     close(stage).await;
 }
+
+/// People wait for the platform, but nobody else does for them: the gateway gives us ten seconds for its ping.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clicks_that_wait_for_the_platform_hold_up_nothing_else() {
+    let stage = stage(fast(), "").await;
+    let gateway = stage.box_.gateway();
+    stage.platform.set(PlatformSwitches {
+        slow_ms: 5_000,
+        ..PlatformSwitches::default()
+    });
+    let clicks: Vec<_> = (0..600)
+        .map(|n| {
+            let gateway = gateway.clone();
+            let click = json!({"type": "actionCallback", "outTrackId": format!("alert-{n}"),
+                "userId": "manager0001", "content": r#"{"cardPrivateData":{"actionIds":["ack"]}}"#});
+            let wait = Duration::from_secs(20);
+            tokio::spawn(async move {
+                let topic = "/v1.0/card/instances/callback";
+                gateway.callback(topic, None, click.to_string(), wait).await
+            })
+        })
+        .collect();
+    until("they are under way", async || gateway.sent().len() == 600).await;
+    let started = std::time::Instant::now();
+    assert_eq!(gateway.event(&number(0)).await.settled, Settled::Done);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    for click in clicks {
+        let ack = click.await.unwrap().unwrap();
+        assert!(
+            ack.data.contains("dingd_state"),
+            "it is pending: {}",
+            ack.data
+        );
+    }
+    stage.platform.set(PlatformSwitches::default());
+    close(stage).await;
+}

@@ -12,7 +12,7 @@ use crate::dingtalk::event::{self, Detail};
 use crate::dingtalk::frame::{CARDS, EventHead, Kind, ROBOT, Reply, Unreadable};
 use crate::inbound::App;
 use crate::inbound::accept::Accepted;
-use crate::inbound::take::{Replies, Taker};
+use crate::inbound::take::{Patience, Replies, Taker};
 use crate::inbound::verify;
 use crate::journal::aged::Digest;
 use crate::metrics;
@@ -44,7 +44,13 @@ const UNANSWERED: Outcome = (None, "unanswered");
 
 impl Desk {
     /// Works off an event or a callback for the app `name`.
-    pub(super) async fn work(&self, name: &str, message_id: String, kind: Kind) -> Done {
+    pub(super) async fn work(
+        &self,
+        name: &str,
+        message_id: String,
+        kind: Kind,
+        patience: Patience,
+    ) -> Done {
         let clock = self.taker.inbox.clock;
         let started_us = clock.mono_us();
         let settings = self.taker.inbox.settings.load_full();
@@ -67,7 +73,7 @@ impl Desk {
             }
             Kind::Callback { topic, data } if topic == CARDS => {
                 let outcome = match app {
-                    Some(app) => self.click(app, &message_id, &data).await,
+                    Some(app) => self.click(app, &message_id, &data, patience).await,
                     None => UNANSWERED,
                 };
                 ("click", outcome)
@@ -135,9 +141,9 @@ impl Desk {
         }
     }
 
-    async fn click(&self, app: &App, message_id: &str, data: &str) -> Outcome {
+    async fn click(&self, app: &App, message_id: &str, data: &str, patience: Patience) -> Outcome {
         let same_bytes = same_bytes(app, message_id, data);
-        match self.taker.click(app, data, same_bytes).await {
+        match self.taker.click(app, data, same_bytes, patience).await {
             Ok(Some(body)) => (Some(Reply::Response(Some(body))), "stored"),
             Ok(None) => UNANSWERED,
             Err(problem) => self.refused(app, problem),

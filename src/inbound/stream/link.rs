@@ -21,10 +21,14 @@ use crate::clock::Clock;
 use crate::delivery::random;
 use crate::dingtalk::frame::{Frame, Kind, Reply};
 use crate::drain::Drain;
+use crate::inbound::take::Patience;
 use crate::metrics;
 
 /// Frames under way on one connection (SDK-go takes as many, inbound.md §5.5).
 const UNDER_WAY_MAX: usize = 100;
+/// With this many under way a click does not wait for the platform any more: it is answered as pending, so that
+/// frames are read as fast as they are stored. Not reading pings for ten seconds costs the connection.
+const PATIENT_MAX: usize = 80;
 /// What is under way when the connection is to end has this long.
 const FINISH: Duration = Duration::from_secs(5);
 /// Whoever does not read our answers for this long is gone.
@@ -122,7 +126,13 @@ impl Link {
                                 pen.flush().await?;
                             }
                             Err((message_id, kind)) => {
-                                work.push(self.desk.work(&self.plan.app.name, message_id, kind));
+                                let patience = if work.len() < PATIENT_MAX {
+                                    Patience::Full
+                                } else {
+                                    Patience::Spent
+                                };
+                                let name = &self.plan.app.name;
+                                work.push(self.desk.work(name, message_id, kind, patience));
                             }
                         },
                         Err(unreadable) => {
