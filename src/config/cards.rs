@@ -59,6 +59,14 @@ pub(super) fn cards(section: &Section<'_>) -> Cards {
             false
         }
     };
+    // Such a card names a route and nothing else (outbound.md §4.6).
+    if legacy && callback == CardCallback::Stream {
+        section.fault(
+            "callback",
+            "is \"stream\", but cards of api = \"legacy\" call back over HTTP only: no click would come",
+            "write callback = \"http\" or \"none\", or api = \"current\"",
+        );
+    }
     let pending = pending(section);
     section.finish();
     Cards {

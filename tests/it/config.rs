@@ -259,12 +259,18 @@ fn a_stream_connection_is_asked_for_and_its_times_fit_together() {
         let faults = with(keys).unwrap_err().join("\n");
         assert!(faults.starts_with(fault), "{keys}: {faults}");
     }
-    let clicks = |enabled: bool| {
-        let keys = format!("enabled = {enabled}\n[apps.cards]\ncallback = \"stream\"");
-        with(&keys).map(drop)
+    let clicks = |enabled: bool, api: &str| {
+        let cards = format!("[apps.cards]\ncallback = \"stream\"\napi = \"{api}\"");
+        with(&format!("enabled = {enabled}\n{cards}")).map(drop)
     };
-    assert_eq!(clicks(true), Ok(()));
-    assert!(clicks(false).unwrap_err()[0].starts_with("apps[0].cards.callback"));
+    assert_eq!(clicks(true, "current"), Ok(()));
+    for (enabled, api) in [(false, "current"), (true, "legacy")] {
+        let faults = clicks(enabled, api).unwrap_err();
+        assert!(
+            faults[0].starts_with("apps[0].cards.callback"),
+            "{faults:?}"
+        );
+    }
 }
 
 /// What came later than a repeat is recognised could come again; what DingTalk does not wait for is told to
