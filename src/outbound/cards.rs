@@ -12,14 +12,15 @@
 //! can know whether the card was made, `base` stays as it left: DingTalk says of a repeat only that the card is
 //! there ("exists"), not what it shows.
 //!
-//! [`ask`] what a client asks, checked · [`accept`] on disk before the 202 · [`fly`] what an attempt takes along,
-//! and what comes of it · [`door`] the routes · [`register`] where clicks go.
+//! [`ask`] what a client asks, checked · [`accept`] on disk before the 202 · `share` whose change is whose ·
+//! [`fly`] what an attempt takes along, and what comes of it · [`door`] the routes · [`register`] where clicks go.
 
 pub mod accept;
 pub mod ask;
 pub mod door;
 pub mod fly;
 pub mod register;
+mod share;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -30,10 +31,11 @@ use super::accept::Stripes;
 use super::{Live, Message, is_default};
 use crate::delivery::id::{MessageId, short_digest};
 use crate::delivery::record;
-use crate::delivery::state::{Priority, State};
+use crate::delivery::state::{Priority, Progress, State};
 use crate::dingtalk::instance::{Face, Generation, Order, Patch};
 use crate::journal::queue::OUTBOX;
 use crate::journal::{self, Batch, Journal, ReadError, Table};
+use share::Shares;
 
 /// A card is known this long after its last change, in milliseconds.
 pub const KEEP_MS: u64 = 30 * 86_400_000;
@@ -76,9 +78,9 @@ pub struct Card {
     base: Face,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     flight: Option<Flight>,
-    #[serde(default, skip_serializing_if = "Patch::is_empty")]
-    waiting: Patch,
-    /// The update whose turn is to come, and which takes along what waits.
+    #[serde(default, skip_serializing_if = "Shares::is_empty")]
+    waiting: Shares,
+    /// The update whose turn is to come, and to which is added what comes now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     carrier: Option<MessageId>,
     /// The message that left last.
@@ -92,8 +94,8 @@ pub struct Card {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Flight {
     message: MessageId,
-    patch: Patch,
-    /// Its call is under way; otherwise it waits for another one.
+    shares: Shares,
+    /// Its call is under way, or its process died; otherwise it waits for another one.
     under_way: bool,
 }
 
@@ -139,7 +141,7 @@ pub enum Standing {
 #[derive(Debug, Default)]
 pub struct Alive {
     message: Option<Live>,
-    flight: bool,
+    flight: Option<Live>,
     carrier: Option<Live>,
 }
 
@@ -212,9 +214,9 @@ impl Card {
     fn wanted(&self) -> Face {
         let mut face = self.base.clone();
         if let Some(flight) = &self.flight {
-            face.apply(flight.patch.clone());
+            face.apply(flight.shares.patch());
         }
-        face.apply(self.waiting.clone());
+        face.apply(self.waiting.patch());
         face
     }
 
@@ -245,7 +247,7 @@ impl Card {
         self.end = None;
         if self.made == Made::No {
             let waiting = std::mem::take(&mut self.waiting);
-            self.base.apply(waiting);
+            self.base.apply(waiting.patch());
             self.last = Some(id);
         }
         self.made = match self.made {
@@ -268,30 +270,29 @@ impl Card {
         }
         let others = self.flight.as_ref().filter(|flight| {
             // At a start the call that was under way is taken up by its own message first.
-            flight.message != id && flight.under_way && alive.flight
+            flight.message != id && flight.under_way && alive.flight.is_some()
         });
         if let Some(flight) = others {
             return Turn::Behind(flight.message.seq());
         }
-        let mut patch = self.flight.take().map(|flight| flight.patch);
-        let waiting = std::mem::take(&mut self.waiting);
-        patch.get_or_insert_default().then(waiting);
+        let flight = self.flight.take().map(|flight| flight.shares);
+        let mut shares = flight.unwrap_or_default();
+        shares.then(std::mem::take(&mut self.waiting));
         self.carrier = self.carrier.filter(|carrier| *carrier != id);
-        match patch.filter(|patch| !patch.is_empty()) {
-            Some(patch) => {
-                self.last = Some(id);
-                self.flight = Some(Flight {
-                    message: id,
-                    patch: patch.clone(),
-                    under_way: true,
-                });
-                Turn::Carry(patch)
-            }
-            None => match self.last.filter(|last| *last != id) {
+        if shares.is_empty() {
+            return match self.last.filter(|last| *last != id) {
                 Some(last) => Turn::Merged(last),
                 None => Turn::Nothing,
-            },
+            };
         }
+        let patch = shares.patch();
+        self.last = Some(id);
+        self.flight = Some(Flight {
+            message: id,
+            shares,
+            under_way: true,
+        });
+        Turn::Carry(patch)
     }
 
     /// Whether DingTalk is still to be told of changes.
@@ -321,8 +322,8 @@ impl Card {
         }
     }
 
-    /// Message `id` has ended in `state`.
-    fn ended(&mut self, id: MessageId, state: State) {
+    /// Message `id` has ended in `state`; `spoilt` says that it is its own change that did not do.
+    fn ended(&mut self, id: MessageId, state: State, spoilt: bool) {
         if self.message == Some(id) {
             self.end = Some(match state {
                 State::Sent => End::Made,
@@ -335,23 +336,26 @@ impl Card {
             }
             return;
         }
-        let carries = self.carrier == Some(id);
-        self.carrier = self.carrier.filter(|_| !carries);
-        let withdrawn = state == State::Cancelled;
-        match self.flight.take_if(|flight| flight.message == id) {
-            Some(flight) if state == State::Sent => self.base.apply(flight.patch),
-            // Refused or withdrawn: what comes later must not fail with it.
-            Some(_) if matches!(state, State::Dead | State::Cancelled) => {}
-            // The next one takes it along.
-            Some(flight) => {
-                let newer = std::mem::replace(&mut self.waiting, flight.patch);
-                self.waiting.then(newer);
+        self.carrier = self.carrier.filter(|carrier| *carrier != id);
+        if let Some(flight) = self.flight.take_if(|flight| flight.message == id) {
+            match state {
+                State::Sent => self.base.apply(flight.shares.patch()),
+                // What comes later must not fail with it, nor what it took along of others.
+                _ if spoilt => self.wait_first(flight.shares.without(id)),
+                // The next one takes it along.
+                _ => self.wait_first(flight.shares),
             }
-            None => {}
         }
-        if withdrawn && carries {
-            self.waiting = Patch::default();
+        if state == State::Cancelled {
+            self.waiting = std::mem::take(&mut self.waiting).without(id);
         }
+        self.waiting.release(id);
+    }
+
+    /// What was under way waits again, before all that came later.
+    fn wait_first(&mut self, shares: Shares) {
+        let newer = std::mem::replace(&mut self.waiting, shares);
+        self.waiting.then(newer);
     }
 
     fn is_over(&self, wall_ms: u64) -> bool {
@@ -360,9 +364,10 @@ impl Card {
 }
 
 impl Held {
-    /// Message `id`, which makes or changes it, has ended in `state`.
-    pub fn ended(&mut self, id: MessageId, state: State) {
-        self.card.ended(id, state);
+    /// Message `id`, which makes or changes it, has ended like this.
+    pub fn ended(&mut self, id: MessageId, progress: &Progress) {
+        let spoilt = matches!(progress.state, State::Dead | State::Cancelled);
+        self.card.ended(id, progress.state, spoilt);
     }
 
     /// Adds the card to `batch`.
@@ -422,7 +427,7 @@ impl Cards {
             let flight = card.flight.as_ref().map(|flight| flight.message);
             let alive = Alive {
                 message: decode(live(card.message)?),
-                flight: live(flight)?.is_some(),
+                flight: decode(live(flight)?),
                 carrier: decode(live(card.carrier)?),
             };
             Ok(Some(Ok((card, alive))))
@@ -472,7 +477,7 @@ impl Cards {
                 flight,
                 carrier,
             } = &held.alive;
-            let idle = message.is_none() && !flight && carrier.is_none();
+            let idle = message.is_none() && flight.is_none() && carrier.is_none();
             if !idle || !held.card.is_over(wall_ms) {
                 continue;
             }
@@ -535,10 +540,21 @@ mod tests {
         alive: BTreeMap<MessageId, Live>,
         call: Option<(MessageId, Making, Patch)>,
         shown: Option<Face>,
-        /// What was accepted, one after another.
-        wanted: Face,
+        /// What it shows at first, and what was accepted since, one after another.
+        first: Face,
+        accepted: Vec<Accepted>,
         next: u64,
         merged: BTreeSet<MessageId>,
+    }
+
+    /// A change that was accepted.
+    struct Accepted {
+        carrier: MessageId,
+        patch: Patch,
+        /// It is in the call under way.
+        called: bool,
+        /// DingTalk may have it.
+        left: bool,
     }
 
     /// How a call ends.
@@ -551,6 +567,8 @@ mod tests {
         Lost,
         /// It said no, for now.
         Refused,
+        /// It said no, for good.
+        Dead,
     }
 
     impl World {
@@ -568,7 +586,8 @@ mod tests {
                 alive: BTreeMap::new(),
                 call: None,
                 shown: None,
-                wanted: base,
+                first: base,
+                accepted: vec![],
                 next: 0,
                 merged: BTreeSet::new(),
             };
@@ -598,11 +617,16 @@ mod tests {
         }
 
         fn alive(&self) -> Alive {
-            let live = |id: Option<MessageId>| self.alive.get(&id?).cloned();
+            let live = |id: Option<MessageId>| {
+                let mut live = self.alive.get(&id?).cloned()?;
+                let call = self.call.as_ref().filter(|(called, ..)| *called == live.id);
+                live.progress.in_flight = call.map(|_| 0);
+                Some(live)
+            };
             let flight = self.card.flight.as_ref().map(|flight| flight.message);
             Alive {
                 message: live(self.card.message),
-                flight: live(flight).is_some(),
+                flight: live(flight),
                 carrier: live(self.card.carrier),
             }
         }
@@ -632,11 +656,66 @@ mod tests {
                 return;
             }
             patch.spell_out(&self.card.wanted());
-            self.wanted.apply(patch.clone());
-            self.card.waiting.then(patch);
             let priority = Priority::ALL[usize::try_from(self.below(4)).unwrap()];
-            if self.card.carrier(&alive, priority, 500).is_none() {
-                self.card.carrier = Some(self.message(priority));
+            let carrier = self.card.carrier(&alive, priority, 500).map(|live| live.id);
+            let carrier = carrier.unwrap_or_else(|| {
+                let id = self.message(priority);
+                self.card.carrier = Some(id);
+                id
+            });
+            self.card.waiting.push(carrier, patch.clone());
+            self.accepted.push(Accepted {
+                carrier,
+                patch,
+                called: false,
+                left: false,
+            });
+        }
+
+        /// What is to be shown in the end.
+        fn wanted(&self) -> Face {
+            let mut face = self.first.clone();
+            for one in &self.accepted {
+                face.apply(one.patch.clone());
+            }
+            face
+        }
+
+        /// Somebody withdraws an update that waits, and of which nothing is on its way.
+        fn withdraw(&mut self) {
+            let called = self.call.as_ref().map(|(called, ..)| *called);
+            let waits = |id: &&MessageId| {
+                let flight = self.card.flight.as_ref();
+                let flight = flight.filter(|flight| flight.message != **id);
+                let by_others = flight.is_some_and(|flight| {
+                    let shares = &flight.shares;
+                    shares.clone().without(**id) != *shares
+                });
+                let is_update = self.card.message != Some(**id);
+                is_update && called != Some(**id) && !by_others && !self.has_left(**id)
+            };
+            let Some(id) = self.alive.keys().find(waits).copied() else {
+                return;
+            };
+            self.accepted.retain(|one| one.carrier != id);
+            self.end(id, State::Cancelled);
+        }
+
+        fn has_left(&self, id: MessageId) -> bool {
+            self.accepted
+                .iter()
+                .any(|one| one.carrier == id && one.left)
+        }
+
+        /// DingTalk does what the call asks for.
+        fn arrives(&mut self, id: MessageId, making: Making, patch: Patch) {
+            let makes = self.card.message == Some(id);
+            match &mut self.shown {
+                None if makes => self.shown = Some(self.card.base.clone()),
+                Some(shown) if !makes => shown.apply(patch),
+                // "It exists."
+                Some(_) => assert!(making.doubtful, "made twice"),
+                None => panic!("changed before it was made"),
             }
         }
 
@@ -648,8 +727,12 @@ mod tests {
             let index = usize::try_from(self.below(self.alive.len() as u64)).unwrap();
             let id = *self.alive.keys().nth(index).unwrap();
             if self.card.message == Some(id) {
+                let joins = self.card.made == Made::No;
                 let making = self.card.make(id);
                 self.call = Some((id, making, Patch::default()));
+                for one in &mut self.accepted {
+                    one.left |= joins;
+                }
                 return;
             }
             let alive = self.alive();
@@ -657,6 +740,9 @@ mod tests {
             match card.update(id, &alive) {
                 Turn::Carry(patch) => {
                     self.card = card;
+                    for one in &mut self.accepted {
+                        one.called = true;
+                    }
                     let making = Making {
                         deliver: true,
                         doubtful: false,
@@ -676,7 +762,8 @@ mod tests {
 
         fn end(&mut self, id: MessageId, state: State) {
             self.alive.remove(&id);
-            self.card.ended(id, state);
+            let spoilt = matches!(state, State::Dead | State::Cancelled);
+            self.card.ended(id, state, spoilt);
         }
 
         fn comes(&mut self, came: Came) {
@@ -684,36 +771,42 @@ mod tests {
                 return;
             };
             let makes = self.card.message == Some(id);
+            // What may have arrived before is not refused now.
+            let came = match came {
+                Came::Dead if makes || self.has_left(id) => Came::Refused,
+                came => came,
+            };
             if matches!(came, Came::Done | Came::Unheard) {
-                match &mut self.shown {
-                    None if makes => self.shown = Some(self.card.base.clone()),
-                    Some(shown) if !makes => shown.apply(patch),
-                    // "It exists."
-                    Some(_) => assert!(making.doubtful, "made twice"),
-                    None => panic!("changed before it was made"),
-                }
+                self.arrives(id, making, patch);
             }
-            if came == Came::Done {
-                self.card.answered(id, true, makes);
-                self.end(id, State::Sent);
-            } else {
-                self.card.answered(id, came == Came::Refused, false);
+            let refused = matches!(came, Came::Refused | Came::Dead);
+            for one in &mut self.accepted {
+                one.left |= std::mem::take(&mut one.called) && !refused;
+            }
+            match came {
+                Came::Done => {
+                    self.card.answered(id, true, makes);
+                    self.end(id, State::Sent);
+                }
+                Came::Dead => {
+                    self.accepted.retain(|one| one.carrier != id);
+                    self.card.answered(id, true, false);
+                    self.end(id, State::Dead);
+                }
+                came => self.card.answered(id, came == Came::Refused, false),
             }
         }
 
         /// The process dies: nobody knows what became of the call, and the record is as it was written.
         fn crash(&mut self) {
             let arrives = self.below(2) == 0;
-            if let Some((id, making, patch)) = self.call.take() {
-                let makes = self.card.message == Some(id);
-                if arrives {
-                    match &mut self.shown {
-                        None if makes => self.shown = Some(self.card.base.clone()),
-                        Some(shown) if !makes => shown.apply(patch),
-                        Some(_) => assert!(making.doubtful, "made twice"),
-                        None => panic!("changed before it was made"),
-                    }
-                }
+            if let Some((id, making, patch)) = self.call.take()
+                && arrives
+            {
+                self.arrives(id, making, patch);
+            }
+            for one in &mut self.accepted {
+                one.left |= std::mem::take(&mut one.called);
             }
             let bytes = record::encode(&self.card);
             self.card = record::decode(&bytes).unwrap();
@@ -731,12 +824,12 @@ mod tests {
                     6 => world.comes(Came::Done),
                     7 => world.comes(Came::Unheard),
                     8 => {
-                        let came = if world.below(2) == 0 {
-                            Came::Lost
-                        } else {
-                            Came::Refused
-                        };
+                        let came = [Came::Lost, Came::Refused, Came::Dead];
+                        let came = came[usize::try_from(world.below(3)).unwrap()];
                         world.comes(came);
+                        if came == Came::Dead {
+                            world.withdraw();
+                        }
                     }
                     _ => world.crash(),
                 }
@@ -748,10 +841,10 @@ mod tests {
                 steps += 1;
                 assert!(steps < 10_000, "seed {seed}: it never ends");
             }
-            let shown = world.shown.clone().unwrap();
-            assert_eq!(shown, world.wanted, "seed {seed}");
-            assert_eq!(world.card.wanted(), world.wanted, "seed {seed}");
-            assert_eq!(world.card.base, world.wanted, "seed {seed}: nothing waits");
+            let (shown, wanted) = (world.shown.clone().unwrap(), world.wanted());
+            assert_eq!(shown, wanted, "seed {seed}");
+            assert_eq!(world.card.wanted(), wanted, "seed {seed}");
+            assert_eq!(world.card.base, wanted, "seed {seed}: nothing waits");
         }
     }
 
@@ -768,12 +861,12 @@ mod tests {
                 ..Patch::default()
             };
             let id = world.message(Priority::Normal);
-            world.card.waiting.then(patch("a", "1"));
+            world.card.waiting.push(id, patch("a", "1"));
             let alive = world.alive();
             assert!(matches!(world.card.update(id, &alive), Turn::Carry(_)));
             world.end(id, state);
             let id = world.message(Priority::Normal);
-            world.card.waiting.then(patch("b", "2"));
+            world.card.waiting.push(id, patch("b", "2"));
             let alive = world.alive();
             let Turn::Carry(patch) = world.card.update(id, &alive) else {
                 panic!("it has something to carry");
@@ -792,7 +885,7 @@ mod tests {
         card.shown(patch("acked"));
         assert_eq!(card.wanted().data["status"], "acked");
         assert!(!card.is_changing());
-        card.waiting.then(patch("resolved"));
+        card.waiting.push(MessageId::new(1, 0, 1), patch("resolved"));
         assert!(card.is_changing());
     }
 
@@ -802,10 +895,13 @@ mod tests {
         let maker = world.card.message.unwrap();
         let id = world.message(Priority::Critical);
         world.card.make(maker);
-        world.card.waiting.then(Patch {
-            whole_data: true,
-            ..Patch::default()
-        });
+        world.card.waiting.push(
+            id,
+            Patch {
+                whole_data: true,
+                ..Patch::default()
+            },
+        );
         let alive = world.alive();
         assert_eq!(world.card.update(id, &alive), Turn::Behind(maker.seq()));
         world.card.answered(maker, true, false);

@@ -892,3 +892,72 @@ async fn a_refusal_after_a_lost_answer_leaves_the_doubt() {
     stage.agrees("inc-1").await;
     stage.close().await;
 }
+
+/// The change under way is slow, and what comes behind it waits: first a normal one, then an urgent one that
+/// would take it along.
+async fn an_urgent_change_before_a_normal_one(stage: &Stage) -> (String, String) {
+    stage.send_card(&card_to(&stage.to_chat(), "inc-1")).await;
+    stage.agrees("inc-1").await;
+    stage.box_.set(Switches {
+        slow_ms: 1_500,
+        ..Switches::default()
+    });
+    let first = stage.change("inc-1", &json!({"data": {"n": "1"}})).await;
+    until("the first is on its way", async || {
+        stage.box_.card("inc-1").unwrap().public["n"] == "1"
+    })
+    .await;
+    let normal = stage.change("inc-1", &json!({"data": {"n": "2"}})).await;
+    let urgent = json!({"data": {"text": "x"}, "priority": "critical"});
+    let urgent = stage.change("inc-1", &urgent).await;
+    assert!(first != normal && normal != urgent);
+    (normal, urgent)
+}
+
+#[tokio::test]
+async fn a_change_that_is_withdrawn_takes_none_of_the_others_with_it() {
+    let stage = Stage::open().await;
+    let (normal, urgent) = an_urgent_change_before_a_normal_one(&stage).await;
+    let path = format!("/v1/messages/{urgent}");
+    // Not while it finds out that its turn has not come.
+    until("it is withdrawn", async || {
+        let reply = stage.daemon.request("DELETE", &path, &Value::Null).await;
+        reply.unwrap().status == 200
+    })
+    .await;
+    stage.reaches(&normal, "sent").await;
+    stage.agrees("inc-1").await;
+    let shown = stage.box_.card("inc-1").unwrap().public;
+    assert_eq!(shown["n"], "2", "accepted, and nobody withdrew it");
+    assert!(!shown.contains_key("text"), "{shown:?}");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_change_that_is_refused_takes_none_of_the_others_with_it() {
+    let stage = Stage::open().await;
+    let (normal, urgent) = an_urgent_change_before_a_normal_one(&stage).await;
+    // Whichever comes first takes both along.
+    stage.box_.set(Switches {
+        fail_next: [refused("param.contentUnsafe")].into(),
+        ..Switches::default()
+    });
+    let mut states = vec![];
+    for id in [&normal, &urgent] {
+        until("it has ended", async || {
+            let state = stage.state(id).await;
+            !matches!(&*state, "queued" | "sending" | "retrying")
+        })
+        .await;
+        states.push(stage.state(id).await);
+    }
+    stage.agrees("inc-1").await;
+    let shown = stage.box_.card("inc-1").unwrap().public;
+    // The one that was refused is dead, the other was sent: not merged into a dead one.
+    let normal_is_dead = states == ["dead", "sent"];
+    assert!(normal_is_dead || states == ["sent", "dead"], "{states:?}");
+    let n = if normal_is_dead { "1" } else { "2" };
+    assert_eq!(shown["n"], n);
+    assert_eq!(shown.contains_key("text"), normal_is_dead, "{shown:?}");
+    stage.close().await;
+}

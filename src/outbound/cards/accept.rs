@@ -141,7 +141,6 @@ impl Outbox {
         patch.spell_out(&face);
         face.apply(patch.clone());
         check_size(&face).map_err(|unfit| unfit_problem(&unfit))?;
-        held.card.waiting.then(patch);
         let as_card = held.card.priority.max(asked.most_urgent);
         let priority = asked.priority.unwrap_or(as_card);
         let change = Change {
@@ -156,6 +155,7 @@ impl Outbox {
             let mut answer = self.answer(live, &Content::CardUpdate(change));
             // It is in the count already.
             answer.position = answer.position.saturating_sub(1);
+            held.card.waiting.push(live.id, patch);
             (answer, None)
         } else {
             let client = asked.who.map_or(CLIENT, Who::name);
@@ -168,6 +168,7 @@ impl Outbox {
             self.queue
                 .append(&mut batch, message.id.seq(), payload, live);
             held.card.carrier = Some(message.id);
+            held.card.waiting.push(message.id, patch);
             (self.answer(live, &message.content), Some(new))
         };
         held.put(&mut batch, wall_ms);

@@ -135,11 +135,12 @@ impl Api {
 impl<'a> Shown<'a> {
     fn of(card: &'a Card, alive: &Alive) -> Self {
         let wanted = card.wanted();
-        let mut waiting = card.flight.as_ref().map(|flight| flight.patch.clone());
-        waiting.get_or_insert_default().then(card.waiting.clone());
+        let flight = card.flight.as_ref().map(|flight| flight.shares.patch());
+        let mut waiting = flight.unwrap_or_default();
+        waiting.then(card.waiting.patch());
         let state = card.standing(alive);
         let maker = card.message.filter(|_| state == Standing::Pending);
-        let flight = card.flight.as_ref().filter(|_| alive.flight);
+        let flight = card.flight.as_ref().filter(|_| alive.flight.is_some());
         let carrier = card.carrier.filter(|_| alive.carrier.is_some());
         Self {
             out_track_id: &card.out_track_id,
@@ -153,7 +154,7 @@ impl<'a> Shown<'a> {
             changed_at: rfc3339(card.touched_ms),
             data: serde_json::json!(wanted.data),
             private_data: serde_json::json!(wanted.private_data),
-            waiting: waiting.filter(|patch| !patch.is_empty()),
+            waiting: Some(waiting).filter(|patch| !patch.is_empty()),
             // The one that is to arrive first.
             carried_by: maker.or(flight.map(|flight| flight.message)).or(carrier),
         }

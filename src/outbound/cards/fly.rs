@@ -210,7 +210,7 @@ impl Sender {
             Some(held) => held,
             None => self.card_in_hand(message).await?,
         };
-        held.ended(message.id, live.progress.state);
+        held.ended(message.id, &live.progress);
         held.put(batch, self.clock.wall_ms());
         Some(held)
     }
