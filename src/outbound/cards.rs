@@ -366,7 +366,13 @@ impl Card {
 impl Held {
     /// Message `id`, which makes or changes it, has ended like this.
     pub fn ended(&mut self, id: MessageId, progress: &Progress) {
-        let spoilt = matches!(progress.state, State::Dead | State::Cancelled);
+        let reason = progress.reason.as_ref().map(|reason| reason.code.as_ref());
+        let spoilt = match progress.state {
+            State::Cancelled => true,
+            // That there is no card says nothing against the change.
+            State::Dead => reason != Some(fly::UNKNOWN),
+            _ => false,
+        };
         self.card.ended(id, progress.state, spoilt);
     }
 

@@ -961,3 +961,32 @@ async fn a_change_that_is_refused_takes_none_of_the_others_with_it() {
     assert_eq!(shown.contains_key("text"), normal_is_dead, "{shown:?}");
     stage.close().await;
 }
+
+/// Nobody knew whether the card was made; the change found that it was not.
+#[tokio::test]
+async fn a_change_for_which_there_was_no_card_yet_can_be_replayed_behind_it() {
+    let stage = Stage::open().await;
+    stage.box_.set(Switches {
+        only: Some(CREATE.to_owned()),
+        cut_before: true,
+        ..Switches::default()
+    });
+    let mut body = card_to(&stage.to_chat(), "inc-1");
+    body["expires_in_s"] = json!(2);
+    let id = stage.send_card(&body).await;
+    stage.reaches(&id, "expired").await;
+    assert_eq!(stage.card("inc-1").await["state"], "unknown");
+    let change = stage.change("inc-1", &json!({"data": {"n": "1"}})).await;
+    let dead = stage.reaches(&change, "dead").await;
+    assert_eq!(dead["reason"]["code"], "card_unknown");
+    stage.box_.set(Switches::default());
+    for id in [&id, &change] {
+        let replay = format!("/v1/dead/{id}/replay");
+        let replayed = stage.daemon.request("POST", &replay, &Value::Null).await;
+        assert_eq!(replayed.unwrap().status, 200);
+        stage.reaches(id, "sent").await;
+    }
+    stage.agrees("inc-1").await;
+    assert_eq!(stage.box_.card("inc-1").unwrap().public["n"], "1");
+    stage.close().await;
+}

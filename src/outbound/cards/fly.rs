@@ -19,6 +19,8 @@ use crate::secret::Secret;
 
 /// Of a card that was there already.
 const EXISTS: &str = "card_exists";
+/// Of a card that is not there.
+pub(super) const UNKNOWN: &str = "card_unknown";
 /// Nobody knows whether the card exists after this refusal, which has no code.
 const NOT_DELIVERED: &str = "card_not_delivered";
 
