@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 
 use super::pool::Leaning;
-use super::send::Left;
+use super::send::{Ahead, Left};
 use super::{Live, Route};
 use crate::clock::Clock;
 use crate::delivery::id::{MessageId, short_digest};
@@ -323,6 +323,8 @@ impl Backlog {
     /// The attempt of `seq` has ended, and it goes on waiting.
     pub(super) fn land(&mut self, seq: u64, failed: bool, tried: bool, reordered: bool) {
         self.flying.remove(&seq);
+        // They may not have to wait for its end: its next attempt may be far, and they more urgent.
+        self.wake_those_behind(seq);
         if failed {
             self.failed.insert(seq);
         }
@@ -375,17 +377,23 @@ impl Backlog {
         None
     }
 
-    /// The attempt of `seq`, the head of `lane`, ended because message `other` must end first: then it has its
-    /// turn again. `due_ms` is when to look again if `other` has ended already.
-    pub(super) fn wait_behind(&mut self, lane: LaneId, seq: u64, other: u64, due_ms: u64) {
+    /// The attempt of `seq`, the head of `lane`, ended because another message comes first: when that has ended, or
+    /// an attempt of it, `seq` has its turn again. `due_ms` is when to look again if that has happened already.
+    pub(super) fn wait_behind(&mut self, lane: LaneId, seq: u64, ahead: Ahead, due_ms: u64) {
         self.flying.remove(&seq);
-        if self.entries.contains_key(&other) {
-            self.lanes.park(lane, end_of(other));
+        let is_as_seen = !ahead.called || self.flying.contains(&ahead.seq);
+        if is_as_seen && self.entries.contains_key(&ahead.seq) {
+            self.lanes.park(lane, end_of(ahead.seq));
         } else {
             let failed = false;
             let later = Landed::Again { due_ms, failed };
             self.lanes.land(lane, later, self.clock.mono_ms());
         }
+    }
+
+    fn wake_those_behind(&mut self, seq: u64) {
+        let waiting = self.lanes.open(&end_of(seq), usize::MAX);
+        debug_assert_eq!(waiting, None, "all that wait for it have their turn");
     }
 
     /// Message `seq` has ended. Its lane learns of it when it is the head's turn.
@@ -394,8 +402,7 @@ impl Backlog {
             return;
         };
         self.lanes.wake_behind(&entry.lane, |head| head == seq);
-        let waiting = self.lanes.open(&end_of(seq), usize::MAX);
-        debug_assert_eq!(waiting, None, "all that wait for its end have their turn");
+        self.wake_those_behind(seq);
         self.flying.remove(&seq);
         self.reordered.remove(&seq);
         self.failed.remove(&seq);
@@ -411,7 +418,7 @@ impl Backlog {
     }
 }
 
-/// The gate at which those wait whose turn comes when message `seq` has ended.
+/// The gate at which those wait whose turn comes when message `seq` has ended, or its attempt.
 fn end_of(seq: u64) -> Key {
     Key::new(Kind::Chat, short_digest(&[b"end", &seq.to_be_bytes()]))
 }
@@ -540,6 +547,40 @@ mod tests {
         backlog.take_in(1, &again);
         assert_eq!(backlog.pop_expired(now_ms + 10), None);
         assert_eq!(backlog.pop_expired(now_ms + 100), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_behind_another_looks_again_after_each_attempt_of_it() {
+        let mut backlog = backlog(&[1_000]);
+        let other = Live {
+            lane: 8,
+            ..live(backlog.clock, 2, 1_000)
+        };
+        backlog.take_in(2, &other);
+        let now_ms = backlog.clock.mono_ms();
+        let (first, _) = backlog.lanes.next(now_ms).unwrap();
+        backlog.fly(first, 1);
+        let (second, _) = backlog.lanes.next(now_ms).unwrap();
+        backlog.fly(second, 2);
+        let ahead = Ahead {
+            seq: 1,
+            called: true,
+        };
+        backlog.wait_behind(second, 2, ahead, now_ms + 50);
+        assert_eq!(backlog.lanes.next(now_ms + 50), None);
+        // It failed, and is due in an hour.
+        let due_ms = now_ms + 3_600_000;
+        let later = Landed::Again {
+            due_ms,
+            failed: true,
+        };
+        backlog.lanes.land(first, later, now_ms);
+        backlog.land(1, true, true, false);
+        assert_eq!(backlog.lanes.next(now_ms), Some((second, 2)));
+        // What it saw may be over by now.
+        backlog.fly(second, 2);
+        backlog.wait_behind(second, 2, ahead, now_ms + 50);
+        assert_eq!(backlog.lanes.next(now_ms + 50), Some((second, 2)));
     }
 
     /// All that wait, in the order of their turns, each by itself or as a digest of how many.

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
 use super::accept::Stripes;
+use super::send::Ahead;
 use super::{Live, Message, is_default};
 use crate::delivery::id::{MessageId, short_digest};
 use crate::delivery::record;
@@ -169,8 +170,8 @@ struct Making {
 enum Turn {
     /// This is to be sent.
     Carry(Patch),
-    /// Message of this number must end first.
-    Behind(u64),
+    /// This message comes first.
+    Behind(Ahead),
     /// Another one has taken everything along.
     Merged(MessageId),
     /// There is nothing to send.
@@ -264,16 +265,26 @@ impl Card {
     /// Update `id` has its turn: it takes along everything that is not at DingTalk.
     fn update(&mut self, id: MessageId, alive: &Alive) -> Turn {
         match self.standing(alive) {
-            Standing::Pending => return Turn::Behind(self.message.map_or(0, MessageId::seq)),
+            // Those who have it already do not wait for those whom it has not reached.
+            Standing::Pending if self.made == Made::Yes => {}
+            Standing::Pending => {
+                return Turn::Behind(Ahead {
+                    seq: self.message.map_or(0, MessageId::seq),
+                    called: is_called(alive.message.as_ref()),
+                });
+            }
             Standing::Dead => return Turn::NotSent,
             Standing::Created | Standing::Unknown => {}
         }
         let others = self.flight.as_ref().filter(|flight| {
-            // At a start the call that was under way is taken up by its own message first.
-            flight.message != id && flight.under_way && alive.flight.is_some()
+            // A call whose process died is under way no more: its message waits for its turn like others.
+            flight.message != id && flight.under_way && is_called(alive.flight.as_ref())
         });
         if let Some(flight) = others {
-            return Turn::Behind(flight.message.seq());
+            return Turn::Behind(Ahead {
+                seq: flight.message.seq(),
+                called: true,
+            });
         }
         let flight = self.flight.take().map(|flight| flight.shares);
         let mut shares = flight.unwrap_or_default();
@@ -526,6 +537,11 @@ impl Lock {
     }
 }
 
+/// Whether a call of a message is under way.
+fn is_called(live: Option<&Live>) -> bool {
+    live.is_some_and(|live| live.progress.in_flight.is_some())
+}
+
 fn disk_key(app: &str, out_track_id: &str) -> Vec<u8> {
     [app.as_bytes(), &[0], out_track_id.as_bytes()].concat()
 }
@@ -755,8 +771,11 @@ mod tests {
                     };
                     self.call = Some((id, making, patch));
                 }
-                Turn::Behind(other) => {
-                    assert!(self.alive.keys().any(|id| id.seq() == other), "for ever");
+                Turn::Behind(ahead) => {
+                    assert!(
+                        self.alive.keys().any(|id| id.seq() == ahead.seq),
+                        "for ever"
+                    );
                 }
                 Turn::Merged(_) => {
                     self.merged.insert(id);
@@ -909,7 +928,11 @@ mod tests {
             },
         );
         let alive = world.alive();
-        assert_eq!(world.card.update(id, &alive), Turn::Behind(maker.seq()));
+        let ahead = Ahead {
+            seq: maker.seq(),
+            called: false,
+        };
+        assert_eq!(world.card.update(id, &alive), Turn::Behind(ahead));
         world.card.answered(maker, true, false);
         world.end(maker, State::Dead);
         let alive = world.alive();

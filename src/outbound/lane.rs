@@ -28,7 +28,7 @@ const STEP_MAX: usize = 256;
 const BUDGET_AGAIN_MS: u64 = 200;
 /// Messages that are being ended at a time: each reads and writes the disk.
 const ENDINGS_MAX: usize = 64;
-/// A message whose turn comes behind one that is just ending looks again after this, in milliseconds.
+/// A message whose turn comes behind one that has just ended, or its call, looks again after this, in milliseconds.
 const BEHIND_AGAIN_MS: u64 = 50;
 
 /// A wish of the API or the operator.
@@ -338,10 +338,10 @@ impl Work {
                     .lanes
                     .land(landing.lane, Landed::Settled, now_ms);
             }
-            Left::Behind(other) => {
+            Left::Behind(ahead) => {
                 let due_ms = now_ms + BEHIND_AGAIN_MS;
                 self.backlog
-                    .wait_behind(landing.lane, landing.seq, other, due_ms);
+                    .wait_behind(landing.lane, landing.seq, ahead, due_ms);
             }
             Left::Again {
                 due_ms,

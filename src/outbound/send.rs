@@ -84,8 +84,17 @@ pub enum Left {
         /// Who may carry it now; `None` = nothing was learnt about that.
         leaning: Option<Leaning>,
     },
-    /// Its turn comes when another message has ended.
-    Behind(u64),
+    /// Its turn comes behind another message.
+    Behind(Ahead),
+}
+
+/// The message that comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// Its number.
+    pub seq: u64,
+    /// A call of it was under way; when that has ended one may not have to wait any more.
+    pub called: bool,
 }
 
 /// Why the call of a message is not made now.
@@ -93,8 +102,8 @@ pub enum Left {
 pub(super) enum Unready {
     /// It never will be.
     Dead(Reason),
-    /// Another message must end first.
-    Behind(u64),
+    /// Another message comes first.
+    Behind(Ahead),
     /// Another message did what it was to do.
     Merged(MessageId),
     /// What it needs cannot be read now.
@@ -303,7 +312,7 @@ impl Sender {
                 let verdict = Verdict::Dead(reason);
                 self.unmade(seq, message, live, index, verdict).await
             }
-            Unready::Behind(other) => Left::Behind(other),
+            Unready::Behind(ahead) => Left::Behind(ahead),
             Unready::Merged(into) => self.merge_update(seq, message, live, into).await,
             Unready::Unreadable => self.again_in(NO_TOKEN_MS),
         }

@@ -962,6 +962,32 @@ async fn a_change_that_is_refused_takes_none_of_the_others_with_it() {
     stage.close().await;
 }
 
+/// What was delivered to some shows them an old state as long as the others are waited for.
+#[tokio::test]
+async fn a_card_that_was_made_is_changed_while_it_is_still_being_delivered() {
+    let (settings, ids) = people(25);
+    let stage = Stage::with(settings, |config| config).await;
+    stage.box_.set(Switches {
+        only: Some(DELIVER.to_owned()),
+        down: true,
+        ..Switches::default()
+    });
+    let id = stage
+        .send_card(&card_to(&json!({"users": ids}), "inc-1"))
+        .await;
+    stage.reaches(&id, "retrying").await;
+    let change = stage.change("inc-1", &json!({"data": {"n": "1"}})).await;
+    assert_eq!(stage.card("inc-1").await["carried_by"], json!(change));
+    stage.reaches(&change, "sent").await;
+    assert_eq!(stage.box_.card("inc-1").unwrap().public["n"], "1");
+    assert_eq!(stage.state(&id).await, "retrying");
+    stage.box_.set(Switches::default());
+    stage.reaches(&id, "sent").await;
+    stage.agrees("inc-1").await;
+    assert_eq!(stage.box_.card("inc-1").unwrap().spaces.len(), 25);
+    stage.close().await;
+}
+
 /// Nobody knew whether the card was made; the change found that it was not.
 #[tokio::test]
 async fn a_change_for_which_there_was_no_card_yet_can_be_replayed_behind_it() {

@@ -4,7 +4,7 @@ use hyper::Method;
 use serde::Serialize;
 
 use super::accept::{Patching, no_such_card};
-use super::{Alive, Card, Standing, ask};
+use super::{Alive, Card, Made, Standing, ask};
 use crate::clock::rfc3339;
 use crate::delivery::id::MessageId;
 use crate::delivery::state::Priority;
@@ -139,7 +139,9 @@ impl<'a> Shown<'a> {
         let mut waiting = flight.unwrap_or_default();
         waiting.then(card.waiting.patch());
         let state = card.standing(alive);
-        let maker = card.message.filter(|_| state == Standing::Pending);
+        // It takes nothing along that comes after the card is made.
+        let makes = state == Standing::Pending && card.made != Made::Yes;
+        let maker = card.message.filter(|_| makes);
         let flight = card.flight.as_ref().filter(|_| alive.flight.is_some());
         let carrier = card.carrier.filter(|_| alive.carrier.is_some());
         Self {

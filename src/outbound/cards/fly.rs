@@ -171,7 +171,7 @@ impl Sender {
         };
         let patch = match held.card.update(message.id, &held.alive) {
             Turn::Carry(patch) => patch,
-            Turn::Behind(other) => return Err(Unready::Behind(other)),
+            Turn::Behind(ahead) => return Err(Unready::Behind(ahead)),
             Turn::Merged(into) => return Err(Unready::Merged(into)),
             Turn::Nothing => return Err(Unready::Dead(nothing_to_send())),
             Turn::NotSent => return Err(Unready::Dead(not_sent())),
