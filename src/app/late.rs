@@ -9,7 +9,7 @@ use crate::delivery::event::Ask;
 use crate::dingtalk::instance::Patch;
 use crate::directory::chats::Chats;
 use crate::http::problem::Problem;
-use crate::inbound::answer::{Answer, Late};
+use crate::inbound::answer::{Answer, Given, Late};
 use crate::outbound::accept::{Once, Outbox};
 use crate::outbound::reply;
 
@@ -23,9 +23,8 @@ pub(super) async fn answers(
         let (outbox, chats) = (outbox.clone(), chats.clone());
         // One card's answer does not wait for another's.
         tokio::spawn(async move {
-            let when = (!late.shown).then_some(late.not_before_ms);
             let asked = (late.ask, late.answer);
-            let stored = match store(&outbox, &chats, &late.app, asked, when).await {
+            let stored = match store(&outbox, &chats, &late.app, asked, late.given).await {
                 Ok(()) => true,
                 // It may be taken later: the event comes to the platform again, and so does the answer.
                 Err(problem) if problem.is_retryable() => false,
@@ -50,7 +49,7 @@ async fn store(
     chats: &Chats,
     app: &str,
     asked: (Ask, Answer),
-    late_at_ms: Option<u64>,
+    given: Given,
 ) -> Result<(), Problem> {
     match asked {
         (Ask::Click { card, user }, Answer::Card(answer)) => {
@@ -60,9 +59,13 @@ async fn store(
                 private_data: private.map(|private| (user, private)).into_iter().collect(),
                 ..Patch::default()
             };
-            match late_at_ms {
-                None => outbox.note_shown(app, &card, patch).await?,
-                Some(at_ms) => drop(outbox.patch_card(app, &card, patch, at_ms).await?),
+            match given {
+                Given::InTime { since_ms } => {
+                    outbox.note_shown(app, &card, patch, since_ms).await?;
+                }
+                Given::Late { not_before_ms } => {
+                    outbox.patch_card(app, &card, patch, not_before_ms).await?;
+                }
             }
         }
         (Ask::Message { reply_to }, Answer::Reply(content)) => {

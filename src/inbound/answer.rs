@@ -31,13 +31,25 @@ pub struct Late {
     pub ask: Ask,
     /// [`Answer::Card`] or [`Answer::Reply`].
     pub answer: Answer,
-    /// It was given in time: DingTalk shows it already.
-    pub shown: bool,
-    /// Until this wall time, in milliseconds, DingTalk may still be taking what whoever waited was shown
-    /// instead, which must not overtake it.
-    pub not_before_ms: u64,
+    /// Whether somebody got it.
+    pub given: Given,
     /// Told `true` once it is certain to go out, or can never.
     pub done: oneshot::Sender<bool>,
+}
+
+/// Whether an answer was given to whoever waited. Wall times in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    /// It was: DingTalk shows it.
+    InTime {
+        /// Since then.
+        since_ms: u64,
+    },
+    /// It was not.
+    Late {
+        /// Until then DingTalk may still be taking what was shown instead, which must not overtake it.
+        not_before_ms: u64,
+    },
 }
 
 impl Answer {

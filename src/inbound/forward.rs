@@ -15,7 +15,7 @@ use hyper::Method;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::answer::{Answer, Late};
+use super::answer::{Answer, Given, Late};
 use super::asking::Asking;
 use super::{Settings, Upstream};
 use crate::clock::Clock;
@@ -628,13 +628,14 @@ impl Delivery {
     /// Gives the answer to whoever waits for it. If nobody does any more, it goes out by itself; the
     /// event is not settled before that is certain to happen.
     async fn pass_on(&self, seq: u64, stored: &Stored, ask: &Ask, answer: Answer) -> Outcome {
-        let given = answer.clone();
-        let certain = match (self.asking.answer(seq, answer).await, ask, given) {
+        let (told, since_ms) = (answer.clone(), self.clock.wall_ms());
+        let certain = match (self.asking.answer(seq, answer).await, ask, told) {
             (Err(answer), ..) => self.send_on(stored, ask, answer, "late").await,
             (Ok(()), Ask::Click { .. }, card @ Answer::Card(_)) => {
                 point("answer.after");
                 // Should this be cut off, the event and its answer come again, and the card is changed once more.
-                self.hand_over(stored, ask, card, true).await
+                self.hand_over(stored, ask, card, Given::InTime { since_ms })
+                    .await
             }
             (Ok(()), ..) => {
                 point("answer.after");
@@ -662,8 +663,13 @@ impl Delivery {
             return true;
         };
         metrics::answer(ask.label(), result);
+        // The wall clock may have been set back since.
+        let accepted_ms = stored.accepted_ms.min(self.clock.wall_ms());
+        let given = Given::Late {
+            not_before_ms: accepted_ms + settings.answer_deadline_ms + SHOWN_MS,
+        };
         point("late.before");
-        let certain = self.hand_over(stored, ask, answer, false).await;
+        let certain = self.hand_over(stored, ask, answer, given).await;
         if certain {
             point("late.after");
         }
@@ -671,17 +677,13 @@ impl Delivery {
     }
 
     /// Lets the outbound side have an answer; the event is not settled before that is on disk.
-    async fn hand_over(&self, stored: &Stored, ask: &Ask, answer: Answer, shown: bool) -> bool {
-        let taken_ms = self.settings.load().answer_deadline_ms + SHOWN_MS;
-        // The wall clock may have been set back since.
-        let accepted_ms = stored.accepted_ms.min(self.clock.wall_ms());
+    async fn hand_over(&self, stored: &Stored, ask: &Ask, answer: Answer, given: Given) -> bool {
         let (done, is_done) = oneshot::channel();
         let late = Late {
             app: stored.app.clone(),
             ask: ask.clone(),
             answer,
-            shown,
-            not_before_ms: accepted_ms + taken_ms,
+            given,
             done,
         };
         self.late.send(late).await.is_ok() && is_done.await.unwrap_or(false)

@@ -88,6 +88,9 @@ pub struct Card {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<MessageId>,
     accepted_ms: u64,
+    /// When the last change was accepted.
+    #[serde(default, skip_serializing_if = "is_default")]
+    changed_ms: u64,
     touched_ms: u64,
 }
 
@@ -306,14 +309,14 @@ impl Card {
         Turn::Carry(patch)
     }
 
-    /// Whether DingTalk is still to be told of changes.
-    fn is_changing(&self) -> bool {
-        self.flight.is_some() || !self.waiting.is_empty()
-    }
-
-    /// DingTalk shows `patch`, which came to it without a message.
-    fn shown(&mut self, patch: Patch) {
-        self.base.apply(patch);
+    /// DingTalk shows `patch` since `at_ms`, which came to it without a message. Returns whether that is the newest
+    /// and what waits, though older, would be shown in its place when it arrives.
+    fn shown(&mut self, patch: Patch, at_ms: u64) -> bool {
+        self.base.apply(patch.clone());
+        let wanted = self.wanted();
+        let mut newest = wanted.clone();
+        newest.apply(patch);
+        self.changed_ms < at_ms && newest != wanted
     }
 
     /// The call of message `id` was answered and it goes on. `known` says that the answer leaves no doubt
@@ -901,17 +904,21 @@ mod tests {
     }
 
     #[test]
-    fn what_dingtalk_shows_by_an_answer_to_a_click_is_known() {
+    fn what_dingtalk_shows_by_an_answer_to_a_click_is_known_and_gives_way_to_what_is_newer() {
         let mut card = Card::default();
         let patch = |value: &str| Patch {
             data: [("status".to_owned(), value.to_owned())].into(),
             ..Patch::default()
         };
-        card.shown(patch("acked"));
+        assert!(!card.shown(patch("acked"), 10), "nothing waits");
         assert_eq!(card.wanted().data["status"], "acked");
-        assert!(!card.is_changing());
-        card.waiting.push(MessageId::new(1, 0, 1), patch("resolved"));
-        assert!(card.is_changing());
+        let id = MessageId::new(1, 0, 1);
+        card.waiting.push(id, patch("resolved"));
+        card.changed_ms = 20;
+        assert!(!card.shown(patch("acked"), 20), "it may be older");
+        assert!(card.shown(patch("acked"), 21), "it would be overwritten");
+        assert!(!card.shown(patch("resolved"), 21), "with the same");
+        assert_eq!(card.wanted().data["status"], "resolved");
     }
 
     #[test]

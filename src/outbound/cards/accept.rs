@@ -99,25 +99,25 @@ impl Outbox {
         self.patch(patching, Once::Unkeyed).await
     }
 
-    /// A click was answered with `patch`, and DingTalk shows that already: no call is needed, but what is known
-    /// of the card follows. Nothing is noted of cards that this daemon knows nothing of.
+    /// A click was answered with `patch`, and DingTalk shows that since `at_ms`: no call is needed, but what is
+    /// known of the card follows. If an older change is still on its way and would undo it, it goes out behind
+    /// that one. Nothing is noted of cards that this daemon knows nothing of.
     pub async fn note_shown(
         &self,
         app: &str,
         out_track_id: &str,
         patch: Patch,
+        at_ms: u64,
     ) -> Result<(), Problem> {
         let lock = self.cards.hold(app, out_track_id).await;
         let Lock::Known(mut held) = lock.map_err(|error| unreadable(&error))? else {
             return Ok(());
         };
-        if held.card.is_changing() {
-            // What the platform asked for before it answered may arrive behind the answer: so the answer goes
-            // out once more, behind that.
+        let undone = held.card.shown(patch.clone(), at_ms);
+        if undone && held.card.standing(&held.alive) != Standing::Dead {
             drop(held);
             return self.patch_card(app, out_track_id, patch, 0).await.map(drop);
         }
-        held.card.shown(patch);
         let mut batch = Batch::default();
         held.put(&mut batch, self.clock.wall_ms());
         point("shown.before");
@@ -171,6 +171,7 @@ impl Outbox {
             held.card.waiting.push(message.id, patch);
             (self.answer(live, &message.content), Some(new))
         };
+        held.card.changed_ms = wall_ms;
         held.put(&mut batch, wall_ms);
         if let Some((key, body, _)) = &keyed {
             let used = Used::new(*body, answer.clone());
