@@ -477,7 +477,9 @@ impl Cards {
                 }
                 rows += 1;
                 let card = record::decode::<Card>(value).ok();
-                old.extend(card.filter(|card| card.is_over(wall_ms)));
+                let card = card.filter(|card| card.is_over(wall_ms));
+                // Names only: what all of these show is much.
+                old.extend(card.map(|card| (card.app, card.out_track_id)));
                 true
             })?;
             Ok((old, next))
@@ -487,9 +489,9 @@ impl Cards {
         };
         *self.next() = next;
         let mut forgotten = 0;
-        for card in old {
+        for (app, out_track_id) in old {
             // Somebody may have touched it since.
-            let Ok(Lock::Known(held)) = self.hold(&card.app, &card.out_track_id).await else {
+            let Ok(Lock::Known(held)) = self.hold(&app, &out_track_id).await else {
                 continue;
             };
             let Alive {
@@ -502,7 +504,7 @@ impl Cards {
                 continue;
             }
             let mut batch = Batch::default();
-            batch.delete(Table::Cards, disk_key(&card.app, &card.out_track_id));
+            batch.delete(Table::Cards, disk_key(&app, &out_track_id));
             if self.journal.commit(batch).await.is_err() {
                 tracing::warn!("old cards could not be removed");
                 break;
