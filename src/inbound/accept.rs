@@ -130,10 +130,10 @@ impl Inbox {
             pending.insert(key, storing.clone());
         }
         drop(pending);
-        let job = Job::new(self, app, verified, keys);
+        let mut job = Job::new(self, app, verified, keys);
         // Before the forwarder hears of it.
-        let wait = until_ms.filter(|_| job.is_asked);
-        let wait = wait.map(|until_ms| self.asking.wait(job.seq, until_ms));
+        let wait = until_ms.zip(job.asked.take());
+        let wait = wait.map(|(until_ms, event)| self.asking.wait(job.seq, event, until_ms));
         point("callback.before");
         job.submit(self, storing.clone());
         Ok((storing, wait))
@@ -148,8 +148,8 @@ struct Job {
     wall_ms: u64,
     change: Option<(ChatId, Change)>,
     app: String,
-    /// Whether somebody asks, and an upstream answers.
-    is_asked: bool,
+    /// If somebody asks and an upstream answers: the event, which then need not be read back.
+    asked: Option<Arc<Stored>>,
 }
 
 impl Job {
@@ -214,7 +214,7 @@ impl Job {
             wall_ms,
             change: meaning.change,
             app: app.name.clone(),
-            is_asked,
+            asked: is_asked.then(|| Arc::new(stored)),
         }
     }
 
@@ -227,7 +227,7 @@ impl Job {
             wall_ms,
             change,
             app,
-            is_asked: _,
+            asked: _,
         } = self;
         let (queue, dedup) = (inbox.queue.clone(), inbox.dedup.clone());
         let (pending, titles) = (inbox.pending.clone(), inbox.titles.clone());

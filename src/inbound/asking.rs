@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::answer::Answer;
+use crate::delivery::event::Stored;
 
 /// Those who wait, by the event's number.
 #[derive(Debug, Default)]
@@ -15,6 +16,7 @@ pub struct Asking(Mutex<HashMap<u64, Waiting>>);
 #[derive(Debug)]
 struct Waiting {
     until_ms: u64,
+    event: Arc<Stored>,
     tell: oneshot::Sender<Told>,
 }
 
@@ -36,15 +38,25 @@ pub struct Wait {
 }
 
 impl Asking {
-    /// Begins to wait for the answer to event `seq` until `until_ms` (monotonic).
-    pub fn wait(self: &Arc<Self>, seq: u64, until_ms: u64) -> Wait {
+    /// Begins to wait for the answer to event `seq`, which is `event`, until `until_ms` (monotonic).
+    pub fn wait(self: &Arc<Self>, seq: u64, event: Arc<Stored>, until_ms: u64) -> Wait {
         let (tell, told) = oneshot::channel();
-        self.lock().insert(seq, Waiting { until_ms, tell });
+        let waiting = Waiting {
+            until_ms,
+            event,
+            tell,
+        };
+        self.lock().insert(seq, waiting);
         Wait {
             asking: self.clone(),
             seq,
             told,
         }
+    }
+
+    /// The event `seq`, as it is on disk; `None`: nobody waits for its answer.
+    pub fn event(&self, seq: u64) -> Option<Arc<Stored>> {
+        Some(self.lock().get(&seq)?.event.clone())
     }
 
     /// How long the one who waits for `seq` still does, in milliseconds; `None`: nobody does.
@@ -97,6 +109,12 @@ impl Drop for Wait {
 mod tests {
     use super::*;
 
+    fn event() -> Arc<Stored> {
+        let event =
+            r#"{"id":"e1","app":"oncall","kind":"k","subject":null,"accepted_ms":1,"body":{}}"#;
+        Arc::new(serde_json::from_str(event).unwrap())
+    }
+
     #[tokio::test]
     async fn an_answer_that_nobody_took_comes_back() {
         let asking = Arc::new(Asking::default());
@@ -104,17 +122,19 @@ mod tests {
             asking.answer(1, Answer::Nothing).await,
             Err(Answer::Nothing)
         );
-        let gone = asking.wait(1, 10);
+        let gone = asking.wait(1, event(), 10);
         assert_eq!(asking.left_ms(1, 4), Some(6));
         assert_eq!(asking.left_ms(1, 10), None);
+        assert_eq!(asking.event(1).unwrap().id, "e1");
         drop(gone);
+        assert!(asking.event(1).is_none());
         assert_eq!(asking.left_ms(1, 4), None);
         assert_eq!(
             asking.answer(1, Answer::Nothing).await,
             Err(Answer::Nothing)
         );
         // Told, but gone before it could take it.
-        let mut wait = asking.wait(1, 10);
+        let mut wait = asking.wait(1, event(), 10);
         let (answered, ()) = tokio::join!(asking.answer(1, Answer::Later), async {
             drop(wait.told().await);
         });
@@ -124,7 +144,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_taken_once() {
         let asking = Arc::new(Asking::default());
-        let mut wait = asking.wait(1, 10);
+        let mut wait = asking.wait(1, event(), 10);
         let taker = async {
             let Told::Answer(answer, taken) = wait.told().await else {
                 panic!()
@@ -140,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_waits_in_vain_is_told_at_once() {
         let asking = Arc::new(Asking::default());
-        let mut wait = asking.wait(1, 10);
+        let mut wait = asking.wait(1, event(), 10);
         asking.not_now(1);
         assert!(matches!(wait.told().await, Told::NotNow));
     }

@@ -598,17 +598,9 @@ impl Delivery {
         let Some(upstream) = settings.upstreams.iter().find(|up| up.name == name) else {
             return failed("the upstream was removed".to_owned(), None, false);
         };
-        let key = seq.to_be_bytes().to_vec();
-        let payload = match self.journal.get(self.queue.place().payload, key).await {
-            Ok(payload) => payload,
-            Err(error) => {
-                tracing::error!(%error, "an event cannot be read now; it is tried again");
-                return failed(error.to_string(), None, false);
-            }
-        };
-        let Some(Ok(stored)) = payload.map(|bytes| record::decode::<Stored>(&bytes)) else {
-            metrics::store_quarantined();
-            return Outcome::Damaged;
+        let stored = match self.event(seq).await {
+            Ok(stored) => stored,
+            Err(outcome) => return outcome,
         };
         let started_us = self.clock.mono_us();
         let ask = stored.ask.as_ref().filter(|_| upstream.answers);
@@ -623,6 +615,29 @@ impl Delivery {
         };
         metrics::attempt("inbound", name, label, self.clock.mono_us() - started_us);
         outcome
+    }
+
+    /// The event: of one that somebody waits for what was stored, of others what is on disk, which costs a
+    /// wait for the tables.
+    async fn event(&self, seq: u64) -> Result<Arc<Stored>, Outcome> {
+        if let Some(stored) = self.asking.event(seq) {
+            return Ok(stored);
+        }
+        let key = seq.to_be_bytes().to_vec();
+        let payload = match self.journal.get(self.queue.place().payload, key).await {
+            Ok(payload) => payload,
+            Err(error) => {
+                tracing::error!(%error, "an event cannot be read now; it is tried again");
+                return Err(failed(error.to_string(), None, false));
+            }
+        };
+        match payload.map(|bytes| record::decode(&bytes)) {
+            Some(Ok(stored)) => Ok(Arc::new(stored)),
+            _ => {
+                metrics::store_quarantined();
+                Err(Outcome::Damaged)
+            }
+        }
     }
 
     /// Gives the answer to whoever waits for it. If nobody does any more, it goes out by itself; the
