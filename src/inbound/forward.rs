@@ -631,13 +631,11 @@ impl Delivery {
                 return Err(failed(error.to_string(), None, false));
             }
         };
-        match payload.map(|bytes| record::decode(&bytes)) {
-            Some(Ok(stored)) => Ok(Arc::new(stored)),
-            _ => {
-                metrics::store_quarantined();
-                Err(Outcome::Damaged)
-            }
-        }
+        let Some(Ok(stored)) = payload.map(|bytes| record::decode(&bytes)) else {
+            metrics::store_quarantined();
+            return Err(Outcome::Damaged);
+        };
+        Ok(Arc::new(stored))
     }
 
     /// Gives the answer to whoever waits for it. If nobody does any more, it goes out by itself; the
