@@ -27,8 +27,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+#[path = "support/bare.rs"]
+mod bare;
 #[path = "support/callback.rs"]
 mod callback;
+#[path = "support/closed.rs"]
+mod closed;
 #[path = "load/generate.rs"]
 mod generate;
 #[path = "load/measure.rs"]
@@ -36,7 +40,7 @@ mod measure;
 #[path = "load/servers.rs"]
 mod servers;
 
-use generate::{Requests, Round};
+use closed::{Requests, Round};
 use measure::{Syncs, median, percentile};
 use servers::{Certificate, Kind, Server};
 
@@ -60,7 +64,7 @@ fn main() -> io::Result<()> {
         start(&certificate)?;
     }
     if wanted("closed") {
-        closed(&certificate);
+        closed_loop(&certificate);
     }
     if wanted("open") {
         open(&certificate)?;
@@ -85,9 +89,9 @@ fn start(certificate: &Certificate) -> io::Result<()> {
     Ok(())
 }
 
-fn closed(certificate: &Certificate) {
-    let callbacks = Arc::new(Requests::callbacks(CALLBACKS));
-    let webhooks = Arc::new(Requests::webhooks(CALLBACKS / 4));
+fn closed_loop(certificate: &Certificate) {
+    let callbacks = Arc::new(generate::callbacks(CALLBACKS));
+    let webhooks = Arc::new(generate::webhooks(CALLBACKS / 4));
     let other = std::env::var_os("DINGD_OTHER").map(PathBuf::from);
     let mut table = Table::default();
     for tls in [false, true] {
@@ -173,14 +177,14 @@ fn one_round(
     let server = Server::start(kind, certificate)?;
     let tls = kind.tls().then(|| certificate.client());
     let again = matches!(kind, Kind::Bare { .. });
-    let round = generate::closed_loop(&server, tls, requests, again)?;
+    let round = closed::closed_loop(server.target(), tls, requests, again)?;
     server.check(round.answered)?;
     Ok(round)
 }
 
 fn open(certificate: &Certificate) -> io::Result<()> {
     let total = OPEN_RATE as usize * usize::try_from(OPEN_FOR.as_secs()).unwrap_or(0);
-    let callbacks = Requests::callbacks(total);
+    let callbacks = generate::callbacks(total);
     let server = Server::start(&Kind::Dingd { tls: false }, certificate)?;
     let mut syncs = Syncs::default();
     syncs.measure(SYNCS)?;

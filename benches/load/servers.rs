@@ -8,19 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::Response;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::callback;
+use super::closed::Target;
+use super::{bare, callback};
 
 /// The argument with which this program serves "ok" itself; a directory with a certificate may follow.
 pub(crate) const SERVE_OK: &str = "--serve-ok";
@@ -143,6 +138,14 @@ impl Server {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What a closed loop has to know.
+    pub(crate) fn target(&self) -> Target {
+        Target {
+            address: self.address,
+            pid: self.pid(),
+        }
     }
 
     /// Compares the server's own count of what it has stored, once, with the number of 200s.
@@ -321,35 +324,7 @@ impl Certificate {
 /// The ceiling: reads the body, answers "ok". Prints its address first.
 pub(crate) fn serve_ok(certificate: Option<&Path>) -> io::Result<()> {
     let tls = certificate.map(acceptor).transpose()?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        println!("{}", listener.local_addr()?);
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            match tls.clone() {
-                None => drop(tokio::spawn(ok(stream))),
-                Some(tls) => drop(tokio::spawn(async move {
-                    if let Ok(stream) = tls.accept(stream).await {
-                        ok(stream).await;
-                    }
-                })),
-            }
-        }
-    })
-}
-
-async fn ok(stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
-    let service = service_fn(|request: hyper::Request<Incoming>| async move {
-        request.into_body().collect().await?;
-        Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from_static(b"ok"))))
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    // The generator leaves when the round is over.
-    drop(served);
+    bare::serve(tls.as_ref(), async || Bytes::from_static(b"ok"))
 }
 
 fn acceptor(dir: &Path) -> io::Result<TlsAcceptor> {

@@ -1,6 +1,7 @@
 //! A Stream gateway that gives everybody a ticket and hands out the connections that come with it.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -8,6 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -84,6 +86,16 @@ impl Gateway {
     /// For `[egress] api_url`.
     pub(crate) fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// A client that does nothing but acknowledge, as a process.
+    pub(crate) fn bare_client(&self, certificate: &Certificate) -> Result<Child, Error> {
+        let child = Command::new(std::env::current_exe()?)
+            .args([super::BARE, &self.port.to_string(), certificate.file()])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(child)
     }
 
     /// The next connection.

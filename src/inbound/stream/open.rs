@@ -27,7 +27,8 @@ pub(super) type Socket = WebSocketStream<Wire>;
 
 /// Whoever took our connection has this long to make it a WebSocket.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// What a connection holds while nothing happens; more only while a longer frame is under way.
+/// What a connection holds in each direction to begin with; it grows to the longest frame that it has carried
+/// and stays so.
 const BUFFER_BYTES: usize = 16 << 10;
 /// A longer message ends the connection. It is more than what is taken ([`BYTES_MAX`]), because a frame
 /// that is only a little too long can still be answered, and would else come again and again.
