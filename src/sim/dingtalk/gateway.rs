@@ -11,12 +11,13 @@ mod link;
 mod open;
 mod records;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::world::World;
 use crate::sim::clock;
@@ -110,7 +111,6 @@ struct Letter {
 #[derive(Debug)]
 struct Waiting {
     kind: Kind,
-    topic: String,
     sent: Instant,
     verdicts: Vec<UnboundedSender<Ack>>,
     listeners: Vec<oneshot::Sender<Outcome>>,
@@ -119,8 +119,13 @@ struct Waiting {
 /// One connection, from the gateway's side.
 #[derive(Debug)]
 struct Link {
+    /// Among all that there ever were, from 0.
+    number: usize,
     subscriptions: Vec<(String, String)>,
     frames: UnboundedSender<Order>,
+    /// Places for letters that are not written yet. Without a bound, an app that is slower than letters
+    /// come again would never be told the end of them.
+    room: Arc<Semaphore>,
     control: UnboundedSender<Control>,
     /// Whether frames are still sent over it. That holds for a while after it fell silent.
     chosen: bool,
@@ -134,6 +139,7 @@ struct Link {
 /// What a connection writes, in order.
 #[derive(Debug)]
 enum Order {
+    Letter(String, OwnedSemaphorePermit),
     Text(String),
     Binary(Vec<u8>),
     Disconnect(String),
@@ -150,13 +156,19 @@ enum Control {
 #[derive(Debug, Default)]
 pub(super) struct Switchboard {
     tickets: HashMap<String, Ticket>,
+    /// Those that are there, in the order of their opening.
     links: Vec<Link>,
+    /// Those that were, by their numbers.
+    ended: BTreeMap<usize, Connection>,
     waiting: HashMap<String, Waiting>,
     outcomes: Vec<Outcome>,
     /// Where the outcome of a message stands.
     settled: HashMap<String, usize>,
     acks: Vec<Ack>,
     sent: Vec<Sent>,
+    /// The topic of each message that was ever sent: an acknowledgement may come long after its frame, and
+    /// under load there are many of those.
+    topics: HashMap<String, String>,
     refusal: Option<u16>,
     delay: Duration,
     doubled: u64,
@@ -171,16 +183,16 @@ impl Switchboard {
     }
 
     /// One of the connections that frames of this topic may go over, chosen at random.
-    fn choose(&mut self, kind: Kind, topic: &str) -> Option<&mut Link> {
+    fn choose(&self, kind: Kind, topic: &str) -> Option<&Link> {
         let takes = |link: &Link| {
             let mut wanted = link.subscriptions.iter();
             link.chosen && wanted.any(|(its, name)| its == kind.name() && name == topic)
         };
-        let mut fit: Vec<&mut Link> = self.links.iter_mut().filter(|link| takes(link)).collect();
+        let fit: Vec<&Link> = self.links.iter().filter(|link| takes(link)).collect();
         let chance = u64::from_le_bytes(clock::random::<8>());
         let count = u64::try_from(fit.len()).unwrap_or(u64::MAX).max(1);
         let at = usize::try_from(chance % count).unwrap_or_default();
-        (at < fit.len()).then(|| fit.swap_remove(at))
+        fit.get(at).copied()
     }
 
     fn get(&mut self, id: &str) -> Option<&mut Link> {
@@ -199,24 +211,33 @@ impl Switchboard {
     }
 }
 
-/// Sends a letter over one of the connections; its id, or `None` when there is no fitting one.
-fn post(world: &mut World, letter: &Letter, at_ms: u64) -> Option<String> {
+/// Sends a letter over this connection, on which it has a place; false when the connection has ended.
+fn post(
+    world: &mut World,
+    letter: &Letter,
+    connection: &str,
+    place: OwnedSemaphorePermit,
+    at_ms: u64,
+) -> bool {
     let as_number = world.settings.stream.time_is_number;
     let app = world.settings.app.client_id.clone();
-    let link = world.links.choose(letter.kind, &letter.topic)?;
-    let id = link.record.id.clone();
-    let text = frame::letter(letter, &app, &id, as_number);
+    let Some(link) = world.links.get(connection) else {
+        return false;
+    };
+    let text = frame::letter(letter, &app, connection, as_number);
     link.record.frames += 1;
     // A connection that ends at this moment loses the frame, as a real one does.
-    drop(link.frames.send(Order::Text(text)));
+    drop(link.frames.send(Order::Letter(text, place)));
     if let Some(waiting) = world.links.waiting.get_mut(&letter.message_id) {
         waiting.sent = clock::now();
     }
+    let topics = &mut world.links.topics;
+    topics.insert(letter.message_id.clone(), letter.topic.clone());
     world.links.sent.push(Sent {
         at_ms,
-        connection: id.clone(),
+        connection: connection.to_owned(),
         message_id: letter.message_id.clone(),
         topic: letter.topic.clone(),
     });
-    Some(id)
+    true
 }

@@ -97,17 +97,13 @@ fn take(world: &mut World, at_ms: u64, connection: &str, parsed: Parsed, notes: 
     if link.goodbye.as_ref() == Some(&parsed.message_id) {
         return;
     }
-    let waiting = world.links.waiting.get(&parsed.message_id);
-    let topic = waiting.map(|waiting| waiting.topic.clone());
-    let sent = waiting.map(|waiting| waiting.sent);
-    let done = waiting.is_some_and(|waiting| done(waiting.kind, &waiting.topic, &parsed, notes));
-    let earlier = world.links.sent.iter().rev();
-    let mut earlier = earlier.filter(|sent| sent.message_id == parsed.message_id);
-    let topic = topic.or_else(|| earlier.next().map(|sent| sent.topic.clone()));
-    let Some(topic) = topic else {
+    let Some(topic) = world.links.topics.get(&parsed.message_id).cloned() else {
         notes.push("for a frame that was never sent".to_owned());
         return;
     };
+    let waiting = world.links.waiting.get(&parsed.message_id);
+    let sent = waiting.map(|waiting| waiting.sent);
+    let done = waiting.is_some_and(|waiting| done(waiting.kind, &topic, &parsed, notes));
     let ack = Ack {
         at_ms,
         connection: connection.to_owned(),

@@ -9,6 +9,9 @@ use super::{Ack, Kind, Letter, Outcome, Settled, Waiting, post};
 use crate::sim::clock;
 use crate::sim::dingtalk::Stage;
 
+/// How long a place on a connection is waited for before another one is looked for.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
+
 /// How often and how long a letter is sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
@@ -41,7 +44,6 @@ impl Courier {
             let waiting = world.links.waiting.entry(letter.message_id.clone());
             let waiting = waiting.or_insert_with(|| Waiting {
                 kind: letter.kind,
-                topic: letter.topic.clone(),
                 sent: start,
                 verdicts: Vec::new(),
                 listeners: Vec::new(),
@@ -63,7 +65,7 @@ impl Courier {
     pub(super) async fn carry(mut self, patience: Patience) -> Outcome {
         let settled = self.deliver(patience).await;
         if settled == Settled::Done && self.doubles() {
-            self.send();
+            self.send().await;
         }
         self.settle(settled)
     }
@@ -89,31 +91,47 @@ impl Courier {
 
     /// Sends over a connection that is there, or that comes in time.
     async fn sent_or_arrived(&mut self, waits: bool, left: Duration) -> bool {
-        let deadline = tokio::time::sleep(left);
-        tokio::pin!(deadline);
         let stage = Arc::clone(&self.stage);
-        loop {
-            let mut arrival = Box::pin(stage.arrived.notified());
-            // Before the look, so that an arrival in between is not missed.
-            arrival.as_mut().enable();
-            if self.send() {
-                return true;
+        let sending = async {
+            loop {
+                let mut arrival = Box::pin(stage.arrived.notified());
+                // Before the look, so that an arrival in between is not missed.
+                arrival.as_mut().enable();
+                if self.send().await {
+                    return true;
+                }
+                if !waits {
+                    return false;
+                }
+                arrival.await;
             }
-            if !waits {
-                return false;
-            }
-            tokio::select! {
-                () = arrival => {}
-                () = &mut deadline => return false,
-            }
-        }
+        };
+        tokio::time::timeout(left, sending).await == Ok(true)
     }
 
-    fn send(&mut self) -> bool {
-        let at_ms = self.stage.elapsed_ms();
-        let sent = post(&mut self.stage.world(), &self.letter, at_ms).is_some();
-        self.tries += u32::from(sent);
-        sent
+    /// Sends over one of the connections when there is a place on it; false if there is none.
+    async fn send(&mut self) -> bool {
+        loop {
+            let chosen = {
+                let world = self.stage.world();
+                let link = world.links.choose(self.letter.kind, &self.letter.topic);
+                link.map(|link| (link.record.id.clone(), Arc::clone(&link.room)))
+            };
+            let Some((connection, room)) = chosen else {
+                return false;
+            };
+            // One that has fallen silent will have no place any more, but another one may.
+            let place = tokio::time::timeout(ROOM_WAIT, room.acquire_owned());
+            let Ok(Ok(place)) = place.await else {
+                continue;
+            };
+            let at_ms = self.stage.elapsed_ms();
+            let mut world = self.stage.world();
+            if post(&mut world, &self.letter, &connection, place, at_ms) {
+                self.tries += 1;
+                return true;
+            }
+        }
     }
 
     /// Whether it is acknowledged within this time. A refusal does not shorten it.

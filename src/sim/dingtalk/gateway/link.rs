@@ -9,14 +9,17 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::{Connection, Control, Link, Order, Why, ack, frame};
+use super::{Connection, Control, Link, Order, Switchboard, Why, ack, frame};
 use crate::sim::dingtalk::Stage;
 
+/// Letters that wait to be written.
+const ROOM: usize = 256;
 /// How long a closing handshake may take.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -37,9 +40,12 @@ pub(in crate::sim::dingtalk) async fn run(
     {
         let opened_ms = stage.elapsed_ms();
         let mut world = stage.world();
-        world.links.links.push(Link {
+        let links = &mut world.links;
+        links.links.push(Link {
+            number: links.ended.len() + links.links.len(),
             subscriptions,
             frames,
+            room: Arc::new(Semaphore::new(ROOM)),
             control,
             chosen: true,
             ping: None,
@@ -76,9 +82,12 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.left(&Why::Stopped);
         let at_ms = self.stage.elapsed_ms();
-        if let Some(link) = self.stage.world().links.get(&self.id) {
+        let mut world = self.stage.world();
+        let Switchboard { links, ended, .. } = &mut world.links;
+        if let Some(at) = links.iter().position(|link| link.record.id == self.id) {
+            let mut link = links.remove(at);
             link.record.closed_ms = Some(at_ms);
-            link.chosen = false;
+            ended.insert(link.number, link.record);
         }
     }
 }
@@ -195,8 +204,13 @@ impl Served {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
+            let mut place = None;
             let message = match order {
                 None => return End::Close(leaving.unwrap_or(Why::Stopped)),
+                Some(Order::Letter(text, its)) => {
+                    place = Some(its);
+                    Message::text(text)
+                }
                 Some(Order::Text(text)) => Message::text(text),
                 Some(Order::Binary(bytes)) => Message::binary(bytes),
                 Some(Order::Disconnect(reason)) => {
@@ -218,6 +232,7 @@ impl Served {
             if let Err(error) = sink.send(message).await {
                 return End::Gone(Why::Broken(error.to_string()));
             }
+            drop(place);
         }
     }
 
