@@ -3,13 +3,15 @@
 //! [`receive`] the door, [`stream`] the connection that we open · [`verify`] believed or refused, all refusals
 //! alike · [`take`] what is done with what was believed, however it came · [`asked`] clicks and messages, which
 //! want an answer · [`accept`] once, on disk, before the answer · [`apply`] what it changes in the directory ·
-//! [`forward`] signed, in order, until the platform has it · [`asking`] who waits for the platform's [`answer`].
+//! [`forward`] in order, until the platform has it · `deliver` one attempt, signed · [`asking`] who waits for the
+//! platform's [`answer`].
 
 pub mod accept;
 pub mod answer;
 pub mod apply;
 pub mod asked;
 pub mod asking;
+mod deliver;
 pub mod forward;
 pub mod receive;
 pub mod stream;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dingd::sim::daemon::{CARDS_OVER_HTTP, Signal};
-use dingd::sim::dingtalk::{Carriers, Click, Signed, Switches};
+use dingd::sim::dingtalk::{Carriers, Click, Clicked, Signed, Switches};
 use dingd::sim::platform::{PlatformSwitches, Reaction, Reflex};
 use serde_json::{Value, json};
 
@@ -14,10 +14,22 @@ use crate::support::{Stage, fast, until};
 const CLICKED: &str = "dingtalk.card.clicked";
 
 async fn stage() -> Stage {
-    let stage = Stage::with(fast(), |config| config + CARDS_OVER_HTTP).await;
+    stage_with("").await
+}
+
+/// Clicks come over HTTP; a card stands in the chat; `config` is added to the daemon's.
+async fn stage_with(config: &str) -> Stage {
+    let stage = Stage::with(fast(), |usual| usual + CARDS_OVER_HTTP + config).await;
     stage.route_clicks().await;
     stage.foreign_card("alert-1").await;
     stage
+}
+
+/// Somebody clicks "acknowledge", and the click is taken.
+async fn click(stage: &Stage, card: &str, user: &str, params: Value) -> Clicked {
+    let clicked = stage.box_.click(card, user, &["ack"], params).await;
+    assert!(clicked.accepted, "{clicked:?}");
+    clicked
 }
 
 /// The first to click has it, and everybody is told who that is.
@@ -43,6 +55,22 @@ fn reflex(reflex: Reflex) -> PlatformSwitches {
     }
 }
 
+fn down() -> PlatformSwitches {
+    PlatformSwitches {
+        status: Some(503),
+        ..PlatformSwitches::default()
+    }
+}
+
+/// A platform that takes so long to say that the alert is acknowledged.
+fn acking_after(slow_ms: u64) -> PlatformSwitches {
+    PlatformSwitches {
+        slow_ms,
+        answer: Some(r#"{"card":{"data":{"status":"acked"}}}"#.to_owned()),
+        ..PlatformSwitches::default()
+    }
+}
+
 fn ack() -> Value {
     json!({"action": "ack"})
 }
@@ -51,11 +79,7 @@ fn ack() -> Value {
 async fn a_click_changes_the_card_at_once_with_the_platforms_answer() {
     let stage = stage().await;
     stage.platform.set(reflex(first_come()));
-    let clicked = stage
-        .box_
-        .click("alert-1", "manager0001", &["ack"], ack())
-        .await;
-    assert!(clicked.accepted, "{clicked:?}");
+    click(&stage, "alert-1", "manager0001", ack()).await;
     let card = stage.box_.card("alert-1").unwrap();
     assert_eq!(card.public["status"], "acked");
     assert_eq!(card.public["title"], "P1 disk full", "the rest stays");
@@ -96,11 +120,7 @@ async fn the_same_click_again_is_one_click() {
     let stage = stage().await;
     stage.platform.set(reflex(first_come()));
     for _ in 0..3 {
-        let clicked = stage
-            .box_
-            .click("alert-1", "manager0001", &["ack"], ack())
-            .await;
-        assert!(clicked.accepted, "{clicked:?}");
+        click(&stage, "alert-1", "manager0001", ack()).await;
     }
     for other in [json!({"action": "ack", "again": 1}), json!({})] {
         stage
@@ -174,19 +194,8 @@ async fn a_click_that_is_not_signed_as_it_should_be_is_refused_and_not_told() {
 #[tokio::test]
 async fn whoever_clicks_while_the_platform_is_slow_sees_that_it_is_under_way() {
     let stage = stage().await;
-    stage.platform.set(PlatformSwitches {
-        slow_ms: 1_500,
-        answer: Some(r#"{"card":{"data":{"status":"acked"}}}"#.to_owned()),
-        ..PlatformSwitches::default()
-    });
-    let clicked = stage
-        .box_
-        .click("alert-1", "manager0001", &["ack"], ack())
-        .await;
-    assert!(
-        clicked.accepted,
-        "within DingTalk's two seconds: {clicked:?}"
-    );
+    stage.platform.set(acking_after(1_500));
+    click(&stage, "alert-1", "manager0001", ack()).await;
     let card = stage.box_.card("alert-1").unwrap();
     assert_eq!(card.seen_by("manager0001")["dingd_state"], "pending");
     assert_eq!(card.seen_by("manager0002").get("dingd_state"), None);
@@ -206,16 +215,9 @@ async fn whoever_clicks_while_the_platform_is_slow_sees_that_it_is_under_way() {
 #[tokio::test]
 async fn whoever_clicks_while_the_platform_is_down_is_told_at_once() {
     let stage = stage().await;
-    stage.platform.set(PlatformSwitches {
-        status: Some(503),
-        ..PlatformSwitches::default()
-    });
+    stage.platform.set(down());
     for n in 0..3 {
-        let clicked = stage
-            .box_
-            .click("alert-1", "manager0001", &["ack"], json!({"n": n}))
-            .await;
-        assert!(clicked.accepted, "{clicked:?}");
+        let clicked = click(&stage, "alert-1", "manager0001", json!({"n": n})).await;
         // Not asserted as a time: it is far from the second and more that a slow platform takes.
         assert!(clicked.elapsed.as_millis() < 1_000, "{clicked:?}");
         let card = stage.box_.card("alert-1").unwrap();
@@ -240,11 +242,7 @@ async fn an_answer_of_the_wrong_shape_counts_as_taken_and_is_told_in_the_log() {
         answer: Some(r#"{"card":{"data":{"status":7}}}"#.to_owned()),
         ..PlatformSwitches::default()
     });
-    let clicked = stage
-        .box_
-        .click("alert-1", "manager0001", &["ack"], ack())
-        .await;
-    assert!(clicked.accepted, "{clicked:?}");
+    click(&stage, "alert-1", "manager0001", ack()).await;
     assert_eq!(
         stage.box_.card("alert-1").unwrap().public["status"],
         "firing"
@@ -263,11 +261,7 @@ async fn without_an_upstream_that_answers_a_click_is_told_and_changes_nothing() 
     stage.route_clicks().await;
     stage.foreign_card("alert-1").await;
     stage.platform.set(reflex(first_come()));
-    let clicked = stage
-        .box_
-        .click("alert-1", "manager0001", &["ack"], ack())
-        .await;
-    assert!(clicked.accepted, "{clicked:?}");
+    click(&stage, "alert-1", "manager0001", ack()).await;
     let card = stage.box_.card("alert-1").unwrap();
     assert_eq!(card.seen_by("manager0001").get("dingd_state"), None);
     assert_eq!(card.public["status"], "firing");
@@ -369,11 +363,7 @@ async fn what_a_click_has_changed_is_known_of_the_card() {
     stage.send_card(&crate::cards::card_to(&to, "inc-1")).await;
     stage.agrees("inc-1").await;
     stage.platform.set(reflex(first_come()));
-    let clicked = stage
-        .box_
-        .click("inc-1", "manager0001", &["ack"], ack())
-        .await;
-    assert!(clicked.accepted, "{clicked:?}");
+    click(&stage, "inc-1", "manager0001", ack()).await;
     until("what the click changed is known", async || {
         stage.card("inc-1").await["data"]["status"] == "acked"
     })
@@ -409,11 +399,7 @@ async fn an_answer_to_a_click_is_not_undone_by_an_older_change_that_is_under_way
     });
     let change = json!({"data": {"status": "investigating"}});
     request("PATCH", "/v1/cards/alert-2", &change).await;
-    let clicked = stage
-        .box_
-        .click("alert-2", "manager0001", &["ack"], ack())
-        .await;
-    assert!(clicked.accepted, "{clicked:?}");
+    click(&stage, "alert-2", "manager0001", ack()).await;
     stage.box_.set(Switches::default());
     until("nothing waits", async || {
         stage.get("/v1/cards/alert-2").await.json()["waiting"].is_null()
@@ -448,12 +434,7 @@ async fn somebody_of_another_organisation_clicks_for_nobody() {
 
 #[tokio::test]
 async fn whoever_does_the_same_again_after_the_time_has_clicked_again() {
-    let stage = Stage::with(fast(), |config| {
-        format!("{config}{CARDS_OVER_HTTP}[inbound]\nclick_window_ms = 400\n")
-    })
-    .await;
-    stage.route_clicks().await;
-    stage.foreign_card("alert-1").await;
+    let stage = stage_with("[inbound]\nclick_window_ms = 400\n").await;
     stage.platform.set(reflex(first_come()));
     // At any moment of any window.
     let stage = &stage;
@@ -478,13 +459,8 @@ async fn a_late_answer_finds_a_card_of_whatever_name() {
     let stage = stage().await;
     let name = "alert no. 1";
     stage.foreign_card(name).await;
-    stage.platform.set(PlatformSwitches {
-        slow_ms: 1_500,
-        answer: Some(r#"{"card":{"data":{"status":"acked"}}}"#.to_owned()),
-        ..PlatformSwitches::default()
-    });
-    let clicked = stage.box_.click(name, "manager0001", &["ack"], ack()).await;
-    assert!(clicked.accepted, "{clicked:?}");
+    stage.platform.set(acking_after(1_500));
+    click(&stage, name, "manager0001", ack()).await;
     until("the answer is on the card", async || {
         let card = stage.box_.card(name).unwrap();
         card.public["status"] == "acked" && card.seen_by("manager0001")["dingd_state"].is_empty()
@@ -498,16 +474,8 @@ async fn a_late_answer_finds_a_card_of_whatever_name() {
 #[tokio::test]
 async fn a_late_answer_leaves_after_the_pending_state_has_arrived() {
     let stage = stage().await;
-    stage.platform.set(PlatformSwitches {
-        slow_ms: 1_250,
-        answer: Some(r#"{"card":{"data":{"status":"acked"}}}"#.to_owned()),
-        ..PlatformSwitches::default()
-    });
-    let clicked = stage
-        .box_
-        .click("alert-1", "manager0001", &["ack"], ack())
-        .await;
-    assert!(clicked.accepted, "{clicked:?}");
+    stage.platform.set(acking_after(1_250));
+    click(&stage, "alert-1", "manager0001", ack()).await;
     let shown = std::time::Instant::now();
     until("the answer is on the card", async || {
         stage.box_.card("alert-1").unwrap().public["status"] == "acked"
@@ -519,21 +487,9 @@ async fn a_late_answer_leaves_after_the_pending_state_has_arrived() {
 
 #[tokio::test]
 async fn a_click_that_is_given_up_is_not_under_way_any_more() {
-    let stage = Stage::with(fast(), |config| {
-        format!("{config}{CARDS_OVER_HTTP}[inbound]\nlifetime_s = 0.5\n")
-    })
-    .await;
-    stage.route_clicks().await;
-    stage.foreign_card("alert-1").await;
-    stage.platform.set(PlatformSwitches {
-        status: Some(503),
-        ..PlatformSwitches::default()
-    });
-    let clicked = stage
-        .box_
-        .click("alert-1", "manager0001", &["ack"], ack())
-        .await;
-    assert!(clicked.accepted, "{clicked:?}");
+    let stage = stage_with("[inbound]\nlifetime_s = 0.5\n").await;
+    stage.platform.set(down());
+    click(&stage, "alert-1", "manager0001", ack()).await;
     let state =
         || stage.box_.card("alert-1").unwrap().seen_by("manager0001")["dingd_state"].clone();
     assert_eq!(state(), "pending");
@@ -563,10 +519,7 @@ async fn a_click_that_is_given_up_is_not_under_way_any_more() {
 #[tokio::test]
 async fn a_click_that_nobody_answers_any_more_is_not_under_way_when_it_is_told() {
     let stage = stage().await;
-    stage.platform.set(PlatformSwitches {
-        status: Some(503),
-        ..PlatformSwitches::default()
-    });
+    stage.platform.set(down());
     stage
         .box_
         .click("alert-1", "manager0001", &["ack"], ack())
@@ -596,12 +549,7 @@ async fn a_click_that_nobody_answers_any_more_is_not_under_way_when_it_is_told()
 /// That a late answer leaves a little later is nothing to those who click behind it.
 #[tokio::test]
 async fn whoever_clicks_behind_a_late_answer_is_answered_in_time() {
-    let stage = Stage::with(fast(), |config| {
-        format!("{config}{CARDS_OVER_HTTP}[inbound]\nanswer_deadline_ms = 300\n")
-    })
-    .await;
-    stage.route_clicks().await;
-    stage.foreign_card("alert-1").await;
+    let stage = stage_with("[inbound]\nanswer_deadline_ms = 300\n").await;
     let slow = Reflex::new(|event| {
         let user = event["data"]["user"].as_str()?;
         Some(Reaction {
@@ -613,8 +561,7 @@ async fn whoever_clicks_behind_a_late_answer_is_answered_in_time() {
     stage.platform.set(reflex(slow));
     let seen = |user: &str| stage.box_.card("alert-1").unwrap().seen_by(user);
     let click = async |user: &str| {
-        let clicked = stage.box_.click("alert-1", user, &["ack"], ack()).await;
-        assert!(clicked.accepted, "{clicked:?}");
+        click(&stage, "alert-1", user, ack()).await;
     };
     click("manager0001").await;
     assert_eq!(seen("manager0001")["dingd_state"], "pending");

@@ -14,7 +14,9 @@
 )]
 
 mod callbacks;
+mod card_changes;
 mod card_kills;
+mod card_register;
 mod cards;
 mod chats;
 mod click_kills;

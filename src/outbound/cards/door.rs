@@ -4,7 +4,8 @@ use hyper::Method;
 use serde::Serialize;
 
 use super::accept::{Patching, no_such_card};
-use super::{Alive, Card, Made, Standing, ask};
+use super::card::Made;
+use super::{Alive, Card, Standing, ask};
 use crate::clock::rfc3339;
 use crate::delivery::id::MessageId;
 use crate::delivery::state::Priority;

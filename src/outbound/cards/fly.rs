@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::{Card, Held, Lock, Turn};
+use super::card::Turn;
+use super::{Card, Held, Lock};
 use crate::delivery::id::MessageId;
 use crate::delivery::state::State;
 use crate::delivery::verdict::{Reason, Verdict};
