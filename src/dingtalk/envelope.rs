@@ -109,10 +109,10 @@ impl Refused {
 
 /// The query of a callback, in its right form but not yet believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
-    signature: String,
-    timestamp: String,
-    nonce: String,
+pub struct Query<'a> {
+    signature: Cow<'a, str>,
+    timestamp: Cow<'a, str>,
+    nonce: Cow<'a, str>,
 }
 
 impl Keys {
@@ -150,7 +150,7 @@ impl Keys {
 
     /// Reads the query and checks the form of its values. Both names of the signature may come; they
     /// must agree.
-    pub fn query(&self, query: &str) -> Result<Query, Refused> {
+    pub fn query<'a>(&self, query: &'a str) -> Result<Query<'a>, Refused> {
         let mut values: [Option<Cow<'_, str>>; 4] = [const { None }; 4];
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -190,16 +190,16 @@ impl Keys {
             return Err(Refused::Format);
         }
         Ok(Query {
-            signature: signature.into_owned(),
-            timestamp: timestamp.into_owned(),
-            nonce: nonce.into_owned(),
+            signature,
+            timestamp,
+            nonce,
         })
     }
 
     /// The checks up to the signature. Returns the ciphertext; nothing was decrypted.
     pub fn verify(
         &self,
-        query: &Query,
+        query: &Query<'_>,
         encrypt: &str,
         now_ms: u64,
         fresh: Freshness,
@@ -223,7 +223,10 @@ impl Keys {
     /// Decrypts what [`Self::verify`] returned: padding, length, owner, UTF-8.
     pub fn open(&self, mut ciphertext: Vec<u8>) -> Result<String, Refused> {
         let text = self.plain(&mut ciphertext)?;
-        String::from_utf8(text.to_vec()).map_err(|_| Refused::Utf8)
+        let end = FRAME_BYTES + text.len();
+        ciphertext.truncate(end);
+        ciphertext.drain(..FRAME_BYTES);
+        String::from_utf8(ciphertext).map_err(|_| Refused::Utf8)
     }
 
     fn plain<'a>(&self, ciphertext: &'a mut [u8]) -> Result<&'a [u8], Refused> {
@@ -295,12 +298,13 @@ impl Keys {
             key.into(),
             key.first_chunk::<16>().expect("32 bytes").into(),
         )
-        .encrypt_padded_vec::<NoPadding>(&plain);
+        .encrypt_padded::<NoPadding>(&mut plain, filled)
+        .expect("whole blocks");
         STANDARD.encode(sealed)
     }
 }
 
-impl Query {
+impl Query<'_> {
     /// When DingTalk says it sent this, in milliseconds.
     pub fn timestamp_ms(&self) -> u64 {
         let value = self.timestamp.parse::<u64>().unwrap_or(0);

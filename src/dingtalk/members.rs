@@ -1,5 +1,6 @@
 //! The members of a JSON object whose names come in more than one casing (inbound.md §2.2).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -11,7 +12,7 @@ const DEPTH_MAX: usize = 64;
 
 /// The members of an object with their values still as text.
 #[derive(Debug)]
-pub(super) struct Members<'a>(Vec<(String, &'a RawValue)>);
+pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
     /// Reads an object that is not nested too deep. The error says what is wrong.
@@ -29,11 +30,7 @@ impl<'a> Members<'a> {
             .0
             .iter()
             .filter(move |(key, _)| key != name && key.eq_ignore_ascii_case(name));
-        exact
-            .chain(folded)
-            .map(|(_, value)| *value)
-            .collect::<Vec<_>>()
-            .into_iter()
+        exact.chain(folded).map(|(_, value)| *value)
     }
 
     /// A string, in any casing of its name.
@@ -66,6 +63,10 @@ pub(super) fn string(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
+/// A name as it stands in the text, but for those with escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
@@ -77,8 +78,8 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members: Vec<(String, &RawValue)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                let mut members: Vec<(Cow<'de, str>, &RawValue)> = Vec::with_capacity(16);
+                while let Some((Name(name), value)) = map.next_entry::<Name<'_>, &RawValue>()? {
                     if members.iter().any(|(known, _)| *known == name) {
                         return Err(serde::de::Error::custom("a member comes twice"));
                     }
