@@ -43,6 +43,11 @@ impl Ends {
             .and_then(|after_ms| u32::try_from(after_ms).ok());
         let after_ms = after_ms.unwrap_or_else(|| self.rebase(end_ms));
         let at = self.after_ms.partition_point(|known| *known <= after_ms);
+        let len = self.after_ms.len();
+        if len == self.after_ms.capacity() {
+            // By a quarter: what doubles would hold nearly twice a window for every key.
+            self.after_ms.reserve_exact((len / 4).max(4));
+        }
         self.after_ms.insert(at, after_ms);
     }
 
