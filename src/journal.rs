@@ -225,48 +225,45 @@ impl Counter {
 }
 
 /// Changes that happen together or not at all.
+///
+/// They are kept as they will stand in the log, in one piece: a batch is made on one thread, written by a
+/// second and freed by a third.
 #[derive(Debug, Default)]
 pub struct Batch {
-    writes: Vec<Write>,
-    bytes: usize,
+    body: Vec<u8>,
 }
 
-#[derive(Debug)]
-enum Write {
-    Put(Table, Vec<u8>, Vec<u8>),
-    Delete(Table, Vec<u8>),
+/// One change of a batch.
+#[derive(Debug, Clone, Copy)]
+enum Write<'a> {
+    Put(Table, &'a [u8], &'a [u8]),
+    Delete(Table, &'a [u8]),
     /// Adds to a counter in `meta`, so that concurrent batches need not know its value.
     Add(Counter, u64),
     /// Adds to a number in a table, which is 0 if it is not there.
-    AddTo(Table, Vec<u8>, u64),
+    AddTo(Table, &'a [u8], u64),
 }
 
 impl Batch {
     /// Writes `value` under `key`, replacing what is there.
-    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        let (key, value) = (key.into(), value.into());
-        self.bytes += key.len() + value.len();
-        self.writes.push(Write::Put(table, key, value));
+    pub fn put(&mut self, table: Table, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.push(Write::Put(table, key.as_ref(), value.as_ref()));
     }
 
     /// Removes `key`.
-    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
-        let key = key.into();
-        self.bytes += key.len();
-        self.writes.push(Write::Delete(table, key));
+    pub fn delete(&mut self, table: Table, key: impl AsRef<[u8]>) {
+        self.push(Write::Delete(table, key.as_ref()));
     }
 
     /// Adds to a counter.
     pub fn add(&mut self, counter: Counter, amount: u64) {
-        self.writes.push(Write::Add(counter, amount));
+        self.push(Write::Add(counter, amount));
     }
 
     /// Adds to the number under `key`, which is 0 if it is not there: so that concurrent batches need
     /// not know it. What is there and is no number of eight bytes is replaced.
-    pub fn add_to(&mut self, table: Table, key: impl Into<Vec<u8>>, amount: u64) {
-        let key = key.into();
-        self.bytes += key.len() + size_of::<u64>();
-        self.writes.push(Write::AddTo(table, key, amount));
+    pub fn add_to(&mut self, table: Table, key: impl AsRef<[u8]>, amount: u64) {
+        self.push(Write::AddTo(table, key.as_ref(), amount));
     }
 
     /// Sets a damaged row aside: it is moved into the quarantine under its table and key, counted and
@@ -283,7 +280,7 @@ impl Batch {
 
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.body.is_empty()
     }
 }
 
@@ -309,6 +306,7 @@ struct Inner {
     writer: writer::Writer,
     failed: watch::Receiver<bool>,
     progress: Arc<writer::Progress>,
+    log_bytes: u64,
     closed: AtomicBool,
     condition: disk::Condition,
 }
@@ -438,7 +436,7 @@ impl Journal {
 
     /// Bytes of the store's files.
     pub fn size_bytes(&self) -> u64 {
-        self.0.engine.size_bytes() + 2 * log::HALF_BYTES as u64
+        self.0.engine.size_bytes() + self.0.log_bytes
     }
 
     /// Whether a commit has failed. Then the process must end (exit 74).
@@ -498,12 +496,14 @@ fn start(
         .map_err(|error| ReadError(format!("journal.log: {error}")))?;
     let (failed_at, failed) = watch::channel(false);
     let progress = Arc::new(writer::Progress::at(log.number(), failed_at));
+    let log_bytes = log.len_bytes();
     let writer = writer(engine.clone(), log, progress.clone());
     Ok(Journal(Arc::new(Inner {
         engine,
         writer,
         failed,
         progress,
+        log_bytes,
         closed: AtomicBool::new(false),
         condition,
     })))

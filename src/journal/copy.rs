@@ -191,7 +191,7 @@ fn fill(copy: &Engine, view: &View<'_>) -> Result<(), ReadError> {
             if table != Table::Meta || key != Counter::Group.name().as_bytes() {
                 batch.put(table, key, value);
             }
-            if batch.bytes >= STEP_BYTES {
+            if batch.bytes() >= STEP_BYTES {
                 let part = std::mem::take(&mut batch);
                 failed = copy.write([&part].into_iter(), 0, Save::Visible).is_err();
             }

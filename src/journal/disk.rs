@@ -25,7 +25,7 @@ use crate::faults::{Bug, bug};
 /// Blocks taken before they are needed (reliability contract §2).
 pub const AHEAD_BYTES: u64 = 16 << 20;
 /// Blocks are taken in steps of this.
-const STEP_BYTES: u64 = 4 << 20;
+const STEP_BYTES: u64 = 1 << 20;
 /// Less than this is not worth taking.
 const LITTLE_BYTES: u64 = 64 << 10;
 /// More than this is not kept until the next sync.

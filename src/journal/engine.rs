@@ -15,7 +15,7 @@ use redb::{
 };
 
 use super::disk::{Condition, Disk, Medium};
-use super::log::{HALF_BYTES, Log};
+use super::log::{HALF_BYTES, HALF_BYTES_BEFORE, Log};
 use super::{Batch, CommitError, Counter, Order, ReadError, Table, View, Write, number_of};
 use crate::faults::{Bug, bug, point};
 
@@ -116,7 +116,10 @@ impl Engine {
         }
         let log = open_file(&log_path)?;
         let log_bytes = log.metadata().map_err(io_error(&log_path))?.len();
-        if log_bytes != 2 * HALF_BYTES as u64 {
+        if ![HALF_BYTES, HALF_BYTES_BEFORE]
+            .map(|half| 2 * half as u64)
+            .contains(&log_bytes)
+        {
             let detail = format!("it has {log_bytes} bytes instead of {}", 2 * HALF_BYTES);
             return Err(damaged(&log_path, detail));
         }
@@ -241,14 +244,14 @@ impl Engine {
         {
             // Opening a table costs a look-up in the root; open each once and keep the order of
             // writes within it.
-            let mut by_table: BTreeMap<Table, Vec<&Write>> = BTreeMap::new();
+            let mut by_table: BTreeMap<Table, Vec<Write<'_>>> = BTreeMap::new();
             let mut sums: BTreeMap<Counter, u64> = BTreeMap::new();
-            for write in batches.flat_map(|batch| &batch.writes) {
+            for write in batches.flat_map(Batch::writes) {
                 match write {
                     Write::Put(table, ..) | Write::Delete(table, _) | Write::AddTo(table, ..) => {
-                        by_table.entry(*table).or_default().push(write);
+                        by_table.entry(table).or_default().push(write);
                     }
-                    Write::Add(counter, amount) => *sums.entry(*counter).or_default() += amount,
+                    Write::Add(counter, amount) => *sums.entry(counter).or_default() += amount,
                 }
             }
             for (table, writes) in by_table {
@@ -256,12 +259,12 @@ impl Engine {
                 for write in writes {
                     match write {
                         Write::Put(_, key, value) => {
-                            open.insert(key.as_slice(), value.as_slice())?;
+                            open.insert(key, value)?;
                         }
                         Write::Delete(_, key) => {
-                            open.remove(key.as_slice())?;
+                            open.remove(key)?;
                         }
-                        Write::AddTo(_, key, amount) => add(&mut open, key, *amount)?,
+                        Write::AddTo(_, key, amount) => add(&mut open, key, amount)?,
                         Write::Add(..) => {}
                     }
                 }

@@ -27,8 +27,10 @@ use crate::faults::{Bug, bug, point};
 
 /// Frames begin at multiples of this, so that a reader finds the next one behind a damaged one.
 const BLOCK_BYTES: usize = 4_096;
-/// Of a log on disk.
-pub(super) const HALF_BYTES: usize = 8 << 20;
+/// Of a log on disk that is made now.
+pub(super) const HALF_BYTES: usize = 4 << 20;
+/// Of one that was made by an earlier release: it stays as it is.
+pub(super) const HALF_BYTES_BEFORE: usize = 8 << 20;
 const MAGIC: [u8; 4] = *b"dLog";
 const VERSION: u8 = 2;
 /// The oldest version that is read: 2 only has a kind of write more.
@@ -141,6 +143,11 @@ impl Log {
             lacks_frame: newest < applied,
         };
         Ok((log, found))
+    }
+
+    /// Its length on the disk, whatever it holds.
+    pub(super) fn len_bytes(&self) -> u64 {
+        2 * self.half_bytes as u64
     }
 
     /// The number of the last group.
@@ -258,23 +265,27 @@ const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const ADD: u8 = 3;
 const ADD_TO: u8 = 4;
+/// Room for the small writes beside a large one.
+const SPARE_BYTES: usize = 512;
 
-/// A frame. In its body each write is a kind, the number of a table or counter, and for a put the
-/// key and the value, for a deletion the key, each behind its length (4, big endian), for an addition
-/// the amount (8, big endian), for an addition to a table the key and the amount.
-fn encode<'a>(number: u64, group: impl Iterator<Item = &'a Batch>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(BLOCK_BYTES);
-    out.extend_from_slice(&[0; HEAD_BYTES]);
-    for write in group.flat_map(|batch| &batch.writes) {
+/// In a body each write is a kind, the number of a table or counter, and for a put the key and the value,
+/// for a deletion the key, each behind its length (4, big endian), for an addition the amount (8, big
+/// endian), for an addition to a table the key and the amount.
+impl Batch {
+    pub(super) fn push(&mut self, write: Write<'_>) {
+        let out = &mut self.body;
         match write {
             Write::Put(table, key, value) => {
+                if out.is_empty() {
+                    out.reserve(key.len() + value.len() + SPARE_BYTES);
+                }
                 out.extend_from_slice(&[PUT, table.number()]);
-                put_bytes(&mut out, key);
-                put_bytes(&mut out, value);
+                put_bytes(out, key);
+                put_bytes(out, value);
             }
             Write::Delete(table, key) => {
                 out.extend_from_slice(&[DELETE, table.number()]);
-                put_bytes(&mut out, key);
+                put_bytes(out, key);
             }
             Write::Add(counter, amount) => {
                 out.extend_from_slice(&[ADD, counter.number()]);
@@ -282,10 +293,30 @@ fn encode<'a>(number: u64, group: impl Iterator<Item = &'a Batch>) -> Vec<u8> {
             }
             Write::AddTo(table, key, amount) => {
                 out.extend_from_slice(&[ADD_TO, table.number()]);
-                put_bytes(&mut out, key);
+                put_bytes(out, key);
                 out.extend_from_slice(&amount.to_be_bytes());
             }
         }
+    }
+
+    /// What it writes, in order.
+    pub(super) fn writes(&self) -> impl Iterator<Item = Write<'_>> {
+        let mut rest = self.body.as_slice();
+        std::iter::from_fn(move || take_write(&mut rest))
+    }
+
+    /// How much that is.
+    pub(super) fn bytes(&self) -> usize {
+        self.body.len()
+    }
+}
+
+/// A frame.
+fn encode<'a>(number: u64, group: impl Iterator<Item = &'a Batch>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(BLOCK_BYTES);
+    out.extend_from_slice(&[0; HEAD_BYTES]);
+    for batch in group {
+        out.extend_from_slice(&batch.body);
     }
     if let Some((head, body)) = out.split_first_chunk_mut::<HEAD_BYTES>() {
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
@@ -303,25 +334,34 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// The writes of a body; `None` if it is not one that this release writes.
-fn decode(mut body: &[u8]) -> Option<Batch> {
-    let mut batch = Batch::default();
-    while let Some((&[kind, number], rest)) = body.split_first_chunk::<2>() {
-        body = rest;
-        match kind {
-            PUT => {
-                let key = take_bytes(&mut body)?;
-                batch.put(Table::numbered(number)?, key, take_bytes(&mut body)?);
-            }
-            DELETE => batch.delete(Table::numbered(number)?, take_bytes(&mut body)?),
-            ADD => batch.add(Counter::numbered(number)?, take_number(&mut body)?),
-            ADD_TO => {
-                let key = take_bytes(&mut body)?;
-                batch.add_to(Table::numbered(number)?, key, take_number(&mut body)?);
-            }
-            _ => return None,
-        }
+fn decode(body: &[u8]) -> Option<Batch> {
+    let mut rest = body;
+    while !rest.is_empty() {
+        take_write(&mut rest)?;
     }
-    body.is_empty().then_some(batch)
+    Some(Batch {
+        body: body.to_vec(),
+    })
+}
+
+fn take_write<'a>(body: &mut &'a [u8]) -> Option<Write<'a>> {
+    let (&[kind, number], rest) = body.split_first_chunk::<2>()?;
+    *body = rest;
+    Some(match kind {
+        PUT => Write::Put(
+            Table::numbered(number)?,
+            take_bytes(body)?,
+            take_bytes(body)?,
+        ),
+        DELETE => Write::Delete(Table::numbered(number)?, take_bytes(body)?),
+        ADD => Write::Add(Counter::numbered(number)?, take_number(body)?),
+        ADD_TO => Write::AddTo(
+            Table::numbered(number)?,
+            take_bytes(body)?,
+            take_number(body)?,
+        ),
+        _ => return None,
+    })
 }
 
 fn take_number(body: &mut &[u8]) -> Option<u64> {

@@ -196,7 +196,7 @@ impl Writer {
 
     pub(super) fn submit(&self, batch: Batch, then: Then) {
         if let Some(scribe) = &self.in_line {
-            let bytes = batch.bytes;
+            let bytes = batch.bytes();
             let mut scribe = scribe.lock().unwrap_or_else(PoisonError::into_inner);
             let result = scribe.commit(vec![batch], bytes);
             drop(scribe);
@@ -281,11 +281,11 @@ impl Scribe {
 
     fn run(mut self, queue: &Receiver<Job>) {
         while let Ok(first) = queue.recv() {
-            let mut bytes = first.batch.bytes;
+            let mut bytes = first.batch.bytes();
             let (mut batches, mut thens) = (vec![first.batch], vec![first.then]);
             while batches.len() < GROUP_BATCHES_MAX && bytes < GROUP_BYTES_MAX {
                 let Ok(next) = queue.try_recv() else { break };
-                bytes += next.batch.bytes;
+                bytes += next.batch.bytes();
                 batches.push(next.batch);
                 thens.push(next.then);
             }

@@ -77,6 +77,39 @@ async fn a_store_of_version_3_is_read() {
     stage.close().await;
 }
 
+/// Logs were twice as long once. One of any other length has been cut or is none.
+#[tokio::test]
+async fn a_log_keeps_the_length_that_it_was_made_with() {
+    let stage = Stage::open().await;
+    let log = Daemon::state_dir(stage.dir.path()).join("journal.log");
+    let made = std::fs::metadata(&log).unwrap().len();
+    let set_len = |len| {
+        let file = std::fs::File::options().write(true).open(&log).unwrap();
+        file.set_len(len).unwrap();
+    };
+    let stage = stage
+        .again(async |daemon, dir| {
+            daemon.terminate().await;
+            set_len(made - 4_096);
+            let config = std::fs::read_to_string(dir.join("config.toml")).unwrap();
+            let refused = Daemon::start_with(program(), dir, &config, &[]).await;
+            let refused = format!("{:?}", refused.unwrap_err());
+            assert!(refused.contains("journal.log"), "{refused}");
+            set_len(2 * made);
+        })
+        .await;
+    stage.box_.set(Switches {
+        down: true,
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&robot(), "kept")).await;
+    let stage = stage.crash().await;
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), 2 * made);
+    stage.box_.set(Switches::default());
+    stage.reaches(&id, "sent").await;
+    stage.close().await;
+}
+
 /// Killed at any moment, the store is of one version or the other; either way it opens here, and an older
 /// release leaves it alone from the first moment on.
 #[tokio::test]
