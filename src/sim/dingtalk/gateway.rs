@@ -166,8 +166,8 @@ pub(super) struct Switchboard {
     settled: HashMap<String, usize>,
     acks: Vec<Ack>,
     sent: Vec<Sent>,
-    /// The topic of each message that was ever sent: an acknowledgement may come long after its frame, and
-    /// under load there are many of those.
+    /// The topic of each message that there ever was: an acknowledgement may come long after its message is
+    /// settled.
     topics: HashMap<String, String>,
     refusal: Option<u16>,
     delay: Duration,
@@ -211,7 +211,8 @@ impl Switchboard {
     }
 }
 
-/// Sends a letter over this connection, on which it has a place; false when the connection has ended.
+/// Sends a letter over this connection, on which it has a place; false when the connection has ended or was
+/// told to go while the letter waited for that.
 fn post(
     world: &mut World,
     letter: &Letter,
@@ -221,7 +222,7 @@ fn post(
 ) -> bool {
     let as_number = world.settings.stream.time_is_number;
     let app = world.settings.app.client_id.clone();
-    let Some(link) = world.links.get(connection) else {
+    let Some(link) = world.links.get(connection).filter(|link| link.chosen) else {
         return false;
     };
     let text = frame::letter(letter, &app, connection, as_number);
@@ -231,8 +232,6 @@ fn post(
     if let Some(waiting) = world.links.waiting.get_mut(&letter.message_id) {
         waiting.sent = clock::now();
     }
-    let topics = &mut world.links.topics;
-    topics.insert(letter.message_id.clone(), letter.topic.clone());
     world.links.sent.push(Sent {
         at_ms,
         connection: connection.to_owned(),

@@ -41,6 +41,8 @@ impl Courier {
         let start = clock::now();
         {
             let mut world = stage.world();
+            let topics = &mut world.links.topics;
+            topics.insert(letter.message_id.clone(), letter.topic.clone());
             let waiting = world.links.waiting.entry(letter.message_id.clone());
             let waiting = waiting.or_insert_with(|| Waiting {
                 kind: letter.kind,

@@ -127,6 +127,43 @@ async fn a_silent_connection_swallows_frames_until_it_would_have_been_noticed() 
     assert_eq!(client.ends_within(2_000).await, Some(true));
 }
 
+/// Without a bound the box was busy for ever with letters that came again faster than it could write them.
+#[tokio::test]
+async fn a_connection_takes_no_more_letters_than_it_has_places_for() {
+    let mut settings = settings();
+    settings.stream.event_again_ms = 1_000;
+    let ding = boxed(settings).await;
+    let gateway = ding.gateway();
+    let _deaf = Client::connect(&ding, &[EVENT]).await;
+    gateway.silence();
+    let letters = (0..300).map(|n| rename(&ding, &n.to_string()));
+    let ids: Vec<_> = letters.map(|text| gateway.send_event(&text)).collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(gateway.connections()[0].frames, 256);
+    let client = tokio::spawn(faithful(ding.clone()));
+    for id in ids {
+        assert_eq!(gateway.settled(&id).await.settled, Settled::Done);
+    }
+    client.abort();
+}
+
+#[tokio::test]
+async fn letters_that_wait_for_a_place_do_not_go_over_a_connection_that_was_told_to_go() {
+    let ding = boxed(settings()).await;
+    let gateway = ding.gateway();
+    let _client = Client::connect(&ding, &[EVENT]).await;
+    gateway.delay(Duration::from_millis(20));
+    for n in 0..300 {
+        gateway.send_event(&rename(&ding, &n.to_string()));
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(gateway.disconnect("connection is expired"), 1);
+    let sent = gateway.connections()[0].frames;
+    assert!((256..300).contains(&sent), "some wait: {sent}");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(gateway.connections()[0].frames, sent);
+}
+
 #[tokio::test]
 async fn a_connection_has_an_age_when_it_is_given_one() {
     let mut settings = settings();
