@@ -51,8 +51,8 @@ async fn changes_that_come_while_dingtalk_is_slow_are_few_calls_and_never_out_of
         ids.push(stage.change("inc-1", &change).await);
         tokio::time::sleep(Duration::from_millis(8)).await;
     }
+    let asking_ms = began.elapsed().as_millis();
     stage.agrees("inc-1").await;
-    let took_ms = began.elapsed().as_millis();
     let card = stage.box_.card("inc-1").unwrap();
     assert_eq!(card.public["n"], "60");
     let seen: Vec<u32> = card
@@ -61,12 +61,13 @@ async fn changes_that_come_while_dingtalk_is_slow_are_few_calls_and_never_out_of
         .map(|s| s.public["n"].parse().unwrap())
         .collect();
     assert!(seen.is_sorted(), "{seen:?}");
-    // One after another, however long a busy machine takes to ask for sixty.
+    // One after another while they are asked for, however long a busy machine takes for that; then one for
+    // the rest, and two for what crossed with it.
     let updates = stage.calls("PUT", UPDATE);
-    let most = took_ms / 150;
+    let most = asking_ms / 150 + 3;
     assert!(
         (2..=most).contains(&(updates as u128)),
-        "{updates} calls for 60 changes in {took_ms} ms"
+        "{updates} calls for 60 changes in {asking_ms} ms"
     );
     for id in ids {
         until("every change has ended", async || {

@@ -4,7 +4,8 @@ use dingd::sim::dingtalk::{CardCallback, CardSettings, Settings};
 use serde_json::{Value, json};
 
 use crate::cards::card_to;
-use crate::support::{Stage, fast, program};
+use crate::process::command;
+use crate::support::{Stage, fast};
 
 /// `[apps.cards]` for clicks over HTTP.
 fn by_http(config: &str) -> String {
@@ -19,16 +20,8 @@ fn by_http(config: &str) -> String {
 
 async fn cards_command(stage: &Stage, arguments: &[&str]) -> (bool, String) {
     let config = stage.dir.path().join("config.toml");
-    let out = tokio::process::Command::new(program())
-        .arg("cards")
-        .args(arguments)
-        .arg("--config")
-        .arg(config)
-        .output()
-        .await
-        .unwrap();
-    let text = [out.stdout, out.stderr].concat();
-    (out.status.success(), String::from_utf8(text).unwrap())
+    let (code, text) = command(&config, &[&["cards"], arguments].concat()).await;
+    (code == Some(0), text)
 }
 
 #[tokio::test]
