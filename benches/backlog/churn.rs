@@ -141,7 +141,7 @@ impl Churn {
             let (payload, live) = fill::message(seq, fill::ROBOTS, now_ms);
             let state_bytes = record::encode(&live).len() as u64;
             let payload_bytes = payload.len() as u64;
-            queue.append(&mut batch, seq, payload, &live);
+            queue.append(&mut batch, seq, &payload, &live);
             self.live_bytes += payload_bytes + state_bytes;
             self.waiting.push_back((seq, live, state_bytes));
         }

@@ -114,7 +114,7 @@ pub(crate) fn fill(state_dir: &Path, messages: u64, lanes: u64) -> io::Result<u6
             let seq = queue.reserve();
             let (payload, live) = message(seq, lanes, now_ms);
             bytes += (payload.len() + record::encode(&live).len()) as u64;
-            queue.append(&mut batch, seq, payload, &live);
+            queue.append(&mut batch, seq, &payload, &live);
         }
         left -= left.min(BATCH);
         commit(&journal, batch)?;

@@ -223,10 +223,7 @@ impl Keys {
     /// Decrypts what [`Self::verify`] returned: padding, length, owner, UTF-8.
     pub fn open(&self, mut ciphertext: Vec<u8>) -> Result<String, Refused> {
         let text = self.plain(&mut ciphertext)?;
-        let end = FRAME_BYTES + text.len();
-        ciphertext.truncate(end);
-        ciphertext.drain(..FRAME_BYTES);
-        String::from_utf8(ciphertext).map_err(|_| Refused::Utf8)
+        String::from_utf8(text.to_vec()).map_err(|_| Refused::Utf8)
     }
 
     fn plain<'a>(&self, ciphertext: &'a mut [u8]) -> Result<&'a [u8], Refused> {
@@ -298,8 +295,7 @@ impl Keys {
             key.into(),
             key.first_chunk::<16>().expect("32 bytes").into(),
         )
-        .encrypt_padded::<NoPadding>(&mut plain, filled)
-        .expect("whole blocks");
+        .encrypt_padded_vec::<NoPadding>(&plain);
         STANDARD.encode(sealed)
     }
 }

@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members: Vec<(Cow<'de, str>, &RawValue)> = Vec::with_capacity(16);
+                let mut members: Vec<(Cow<'de, str>, &RawValue)> = Vec::new();
                 while let Some((Name(name), value)) = map.next_entry::<Name<'_>, &RawValue>()? {
                     if members.iter().any(|(known, _)| *known == name) {
                         return Err(serde::de::Error::custom("a member comes twice"));

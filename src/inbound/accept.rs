@@ -203,7 +203,7 @@ impl Job {
                 .queue
                 .append_settled(&mut batch, seq, &payload, &state);
         } else {
-            inbox.queue.append(&mut batch, seq, payload, &state);
+            inbox.queue.append(&mut batch, seq, &payload, &state);
         }
         inbox.dedup.note(&mut batch, &keys, &(), wall_ms);
         Self {

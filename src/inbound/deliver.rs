@@ -46,7 +46,7 @@ pub(super) enum Outcome {
 }
 
 /// Where an attempt finds what it needs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) journal: Journal,

@@ -201,7 +201,7 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
     }
 
     /// Adds an entry to `batch`. When that is durable, call [`Self::appended`].
-    pub fn append(&self, batch: &mut Batch, seq: u64, payload: Vec<u8>, state: &S) {
+    pub fn append(&self, batch: &mut Batch, seq: u64, payload: &[u8], state: &S) {
         batch.put(self.place.payload, seq.to_be_bytes(), payload);
         batch.put(self.place.live, seq.to_be_bytes(), record::encode(state));
         if !bug(Bug::AcceptedUncounted) {
@@ -210,7 +210,7 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
     }
 
     /// Adds an entry that needs no work: accepted and done in one.
-    pub fn append_done(&self, batch: &mut Batch, seq: u64, payload: Vec<u8>, state: &S) {
+    pub fn append_done(&self, batch: &mut Batch, seq: u64, payload: &[u8], state: &S) {
         batch.put(self.place.payload, seq.to_be_bytes(), payload);
         batch.put(self.place.done, seq.to_be_bytes(), record::encode(state));
         batch.add(self.place.accepted, 1);

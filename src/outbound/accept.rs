@@ -220,13 +220,13 @@ impl Outbox {
         if let To::Accounts(_) = message.to {
             // Nobody is linked until account linking exists: it ends here, with the cure.
             nobody_linked(&mut state, wall_ms);
-            self.queue.append_done(&mut batch, seq, payload, &state);
+            self.queue.append_done(&mut batch, seq, &payload, &state);
             ended = Some(self.outcomes.append(&mut batch, &message, &state));
             if let Some(held) = &mut held {
                 held.ended(message.id, &state.progress);
             }
         } else {
-            self.queue.append(&mut batch, seq, payload, &state);
+            self.queue.append(&mut batch, seq, &payload, &state);
         }
         if let Some(held) = &mut held {
             held.put(&mut batch, wall_ms);

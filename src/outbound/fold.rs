@@ -57,7 +57,7 @@ impl Sender {
         let bytes = payload.len() as u64;
         let live = Live { bytes, ..live };
         let mut batch = Batch::default();
-        self.queue.append(&mut batch, seq, payload, &live);
+        self.queue.append(&mut batch, seq, &payload, &live);
         for (part, (_, state)) in &mut folded {
             state.digest = Some(message.id);
             self.queue.update(&mut batch, *part, state);

@@ -78,7 +78,7 @@ impl Outcomes {
             asks: false,
         };
         let seq = self.inbox.reserve();
-        self.inbox.append(batch, seq, payload, &state);
+        self.inbox.append(batch, seq, &payload, &state);
         Ended { seq, state }
     }
 

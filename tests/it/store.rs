@@ -105,7 +105,7 @@ impl Store {
     fn put(&self, batch: &mut Batch, act: &Act) {
         let queue = &self.queue;
         match act {
-            Act::Append(seq, payload) => queue.append(batch, *seq, payload.clone(), &0),
+            Act::Append(seq, payload) => queue.append(batch, *seq, payload, &0),
             Act::Settled(seq, payload) => queue.append_settled(batch, *seq, payload, &0),
             Act::Update(seq, state) => queue.update(batch, *seq, state),
             Act::Finish(seq, state) => queue.finish(batch, *seq, state),

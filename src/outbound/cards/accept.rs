@@ -166,7 +166,7 @@ impl Outbox {
             let (message, live) = &new;
             let payload = record::encode(message);
             self.queue
-                .append(&mut batch, message.id.seq(), payload, live);
+                .append(&mut batch, message.id.seq(), &payload, live);
             held.card.carrier = Some(message.id);
             held.card.waiting.push(message.id, patch);
             (self.answer(live, &message.content), Some(new))
