@@ -223,7 +223,7 @@ impl Outbox {
             self.queue.append_done(&mut batch, seq, &payload, &state);
             ended = Some(self.outcomes.append(&mut batch, &message, &state));
             if let Some(held) = &mut held {
-                held.ended(message.id, &state.progress);
+                held.ended(message.id, &state.progress, wall_ms);
             }
         } else {
             self.queue.append(&mut batch, seq, &payload, &state);

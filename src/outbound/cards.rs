@@ -61,8 +61,8 @@ pub struct Held {
 }
 
 impl Held {
-    /// Message `id`, which makes or changes it, has ended like this.
-    pub fn ended(&mut self, id: MessageId, progress: &Progress) {
+    /// Message `id`, which makes or changes it, has ended like this, as is known at `wall_ms`.
+    pub fn ended(&mut self, id: MessageId, progress: &Progress, wall_ms: u64) {
         let reason = progress.reason.as_ref().map(|reason| reason.code.as_ref());
         let spoilt = match progress.state {
             State::Cancelled => true,
@@ -70,7 +70,7 @@ impl Held {
             State::Dead => reason != Some(fly::UNKNOWN),
             _ => false,
         };
-        self.card.ended(id, progress.state, spoilt);
+        self.card.ended(id, progress.state, spoilt, wall_ms);
     }
 
     /// Adds the card to `batch`.

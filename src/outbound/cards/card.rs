@@ -49,6 +49,9 @@ pub struct Card {
     /// When the last change was accepted.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) changed_ms: u64,
+    /// When it was noted that DingTalk took the last change.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) landed_ms: u64,
     pub(super) touched_ms: u64,
 }
 
@@ -268,10 +271,12 @@ impl Card {
     }
 
     /// DingTalk shows `patch` since `at_ms`, which came to it without a message. Returns whether that is the newest
-    /// and what waits, though older, would be shown in its place when it arrives.
+    /// and what is older is shown in its place when it arrives, or arrived so late that it may be already.
     pub(super) fn shown(&mut self, patch: Patch, at_ms: u64) -> bool {
+        let before = self.wanted();
         self.base.apply(patch.clone());
-        let wanted = self.wanted();
+        let landed_since = self.landed_ms >= at_ms;
+        let wanted = if landed_since { before } else { self.wanted() };
         let mut newest = wanted.clone();
         newest.apply(patch);
         self.changed_ms < at_ms && newest != wanted
@@ -294,8 +299,9 @@ impl Card {
         }
     }
 
-    /// Message `id` has ended in `state`; `spoilt` says that it is its own change that did not do.
-    pub(super) fn ended(&mut self, id: MessageId, state: State, spoilt: bool) {
+    /// Message `id` has ended in `state`, as is known at `wall_ms`; `spoilt` says that it is its own change that did
+    /// not do.
+    pub(super) fn ended(&mut self, id: MessageId, state: State, spoilt: bool, wall_ms: u64) {
         if self.message == Some(id) {
             self.end = Some(match state {
                 State::Sent => End::Made,
@@ -311,7 +317,10 @@ impl Card {
         self.carrier = self.carrier.filter(|carrier| *carrier != id);
         if let Some(flight) = self.flight.take_if(|flight| flight.message == id) {
             match state {
-                State::Sent => self.base.apply(flight.shares.patch()),
+                State::Sent => {
+                    self.base.apply(flight.shares.patch());
+                    self.landed_ms = wall_ms;
+                }
                 // What comes later must not fail with it, nor what it took along of others.
                 _ if spoilt => self.wait_first(flight.shares.without(id)),
                 // The next one takes it along.

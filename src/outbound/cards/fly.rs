@@ -213,8 +213,9 @@ impl Sender {
             Some(held) => held,
             None => self.card_in_hand(message).await?,
         };
-        held.ended(message.id, &live.progress);
-        held.put(batch, self.clock.wall_ms());
+        let wall_ms = self.clock.wall_ms();
+        held.ended(message.id, &live.progress, wall_ms);
+        held.put(batch, wall_ms);
         Some(held)
     }
 

@@ -241,7 +241,7 @@ impl World {
     fn end(&mut self, id: MessageId, state: State) {
         self.alive.remove(&id);
         let spoilt = matches!(state, State::Dead | State::Cancelled);
-        self.card.ended(id, state, spoilt);
+        self.card.ended(id, state, spoilt, 0);
     }
 
     fn comes(&mut self, came: Came) {
@@ -369,6 +369,34 @@ fn what_dingtalk_shows_by_an_answer_to_a_click_is_known_and_gives_way_to_what_is
     assert!(card.shown(patch("acked"), 21), "it would be overwritten");
     assert!(!card.shown(patch("resolved"), 21), "with the same");
     assert_eq!(card.wanted().data["status"], "resolved");
+}
+
+/// Its call was under way when the answer to the click was given: nobody knows which of both came second.
+#[test]
+fn a_change_that_landed_after_an_answer_to_a_click_may_have_undone_it() {
+    let patch = |value: &str| Patch {
+        data: [("status".to_owned(), value.to_owned())].into(),
+        ..Patch::default()
+    };
+    for (landed_ms, value, again) in [
+        (20, "acked", true),
+        (19, "acked", false),
+        (20, "firing", false),
+    ] {
+        let mut card = Card::default();
+        let id = MessageId::new(1, 0, 1);
+        let mut shares = Shares::default();
+        shares.push(id, patch("firing"));
+        card.flight = Some(Flight {
+            message: id,
+            shares,
+            under_way: true,
+        });
+        card.changed_ms = 10;
+        card.ended(id, State::Sent, false, landed_ms);
+        assert_eq!(card.shown(patch(value), 20), again, "{landed_ms} {value}");
+        assert_eq!(card.wanted().data["status"], value);
+    }
 }
 
 #[test]
