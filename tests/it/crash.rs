@@ -44,7 +44,8 @@ async fn a_hundred_kills_under_load_from_both_sides_lose_nothing_and_pass_no_lim
     }
     let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
     let (events, messages) = (acknowledged.events.len(), acknowledged.messages.len());
-    assert!(events > 300 && messages > 300, "{events} {messages}");
+    // More than one of each a life; how many more is a matter of the machine.
+    assert!(events.min(messages) as u64 > cycles, "{events} {messages}");
     everything_is_accounted_for(&stage, &acknowledged).await;
     assert_eq!(stage.box_.penalties(), vec![], "no limit was passed");
     stage.close().await;
