@@ -49,6 +49,7 @@ fn count(messages: &[Value], state: &str) -> usize {
 #[tokio::test]
 async fn two_hundred_alerts_in_a_second_arrive_as_some_messages_and_one_digest() {
     let stage = stage().await;
+    let started = std::time::Instant::now();
     let mut ids = vec![];
     for number in 0..200 {
         ids.push(stage.send(&alert(number)).await);
@@ -56,7 +57,12 @@ async fn two_hundred_alerts_in_a_second_arrive_as_some_messages_and_one_digest()
     let messages = ended(&stage, &ids).await;
     let (sent, merged) = (count(&messages, "sent"), count(&messages, "merged"));
     assert_eq!(sent + merged, 200);
-    assert!((15..=40).contains(&sent), "{sent} by themselves");
+    // Twenty a minute, which the box has every three seconds; a slow machine takes more of them.
+    let minutes = started.elapsed().as_secs() / 3;
+    assert!(
+        (15..=20 * (minutes + 1)).contains(&(sent as u64)) && merged > 50,
+        "{sent} by themselves in {minutes} minutes"
+    );
     let delivered = stage.box_.delivered();
     assert!(delivered.len() <= sent + 3, "{} calls", delivered.len());
     let digest = messages.iter().find(|m| m["state"] == "merged").unwrap();
