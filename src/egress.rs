@@ -1,6 +1,7 @@
 //! The one way out to DingTalk: every call passes its limits, is judged, and teaches them.
 //!
-//! [`limit`] windows, pauses and breakers, in one place for all apps, robots and calls ·
+//! [`limit`] windows, pauses and breakers, in one place for all apps, robots and calls · `ends` what a window
+//! remembers · `pause` a stop, and the careful start after it ·
 //! [`call`] one request, one verdict · [`charge`] what calls cost, kept on disk so that a restart
 //! passes no limit · [`ledger`] what was used of the month, [`month`] its days, [`quota`] how it is told.
 
@@ -10,6 +11,7 @@ mod ends;
 pub mod ledger;
 pub mod limit;
 pub mod month;
+mod pause;
 pub mod quota;
 
 use std::collections::BTreeMap;

@@ -1,13 +1,11 @@
 //! When the calls of one limit ended, in order: four bytes each, because every key keeps a whole window of
 //! them.
 
-use std::collections::VecDeque;
-
 /// Times in milliseconds, the oldest first, none of them further than 49 days from the newest.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     base_ms: u64,
-    after_ms: VecDeque<u32>,
+    after_ms: Vec<u32>,
 }
 
 impl Ends {
@@ -29,8 +27,12 @@ impl Ends {
         self.get(self.len().checked_sub(1)?)
     }
 
-    pub(super) fn forget_oldest(&mut self) {
-        self.after_ms.pop_front();
+    /// Forgets those that were `age_ms` ago or longer.
+    pub(super) fn forget(&mut self, age_ms: u64, now_ms: u64) {
+        let base_ms = self.base_ms;
+        let is_old = |after_ms: &u32| base_ms + u64::from(*after_ms) + age_ms <= now_ms;
+        let kept = self.after_ms.iter().position(|after_ms| !is_old(after_ms));
+        self.after_ms.drain(..kept.unwrap_or(self.len()));
     }
 
     /// Puts a time where it belongs.
@@ -83,7 +85,7 @@ mod tests {
             ends.add(ms);
         }
         assert_eq!(all(&ends), [1_000, 5_000, 6_000, 7_000, 7_000]);
-        ends.forget_oldest();
+        ends.forget(500, 1_500);
         assert_eq!((ends.get(0), ends.newest()), (Some(5_000), Some(7_000)));
     }
 
@@ -96,9 +98,8 @@ mod tests {
             ends.add(month * MONTH_MS + 1);
             let expected = [month * MONTH_MS, month * MONTH_MS + 1];
             assert!(all(&ends).ends_with(&expected), "{:?}", all(&ends));
-            while ends.len() > 3 {
-                ends.forget_oldest();
-            }
+            ends.forget(MONTH_MS + 1, month * MONTH_MS + 1);
+            assert!(ends.len() <= 3);
         }
     }
 

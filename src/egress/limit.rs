@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::ends::Ends;
+use super::pause::Pause;
 use crate::delivery::breaker::{Breaker, State};
 use crate::delivery::verdict::Wait;
 
@@ -17,8 +18,6 @@ use crate::delivery::verdict::Wait;
 const HOST_CALLS_MAX: u32 = 64;
 /// When only calls in flight stand in the way: look again after this, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 50;
-/// A pause that recurs grows to this, in milliseconds: so often is a cure noticed by itself.
-const PAUSE_GROWS_TO_MS: u64 = 600_000;
 /// From this share of its places on a limit is near, in percent.
 const NEAR_PERCENT: usize = 80;
 
@@ -178,6 +177,7 @@ pub struct Standing {
 pub struct Limits {
     rules: Rules,
     gates: HashMap<Key, Gate>,
+    pauses: HashMap<Key, Pause>,
     breakers: HashMap<Key, Breaker>,
 }
 
@@ -186,10 +186,6 @@ struct Gate {
     /// Ends of calls within the window, oldest first.
     ended: Ends,
     in_flight: u32,
-    paused_until_ms: u64,
-    last_pause_ms: u64,
-    /// After a ban: calls at a time, until as many have been answered that all is well.
-    slow: Option<u32>,
 }
 
 impl Limits {
@@ -198,6 +194,7 @@ impl Limits {
         Self {
             rules,
             gates: HashMap::new(),
+            pauses: HashMap::new(),
             breakers: HashMap::new(),
         }
     }
@@ -278,10 +275,12 @@ impl Limits {
                     last_ms
                 };
                 let aged_ms = last_ms.map_or(0, |end_ms| end_ms + rule.longest_ms());
-                if now_ms < gate.paused_until_ms {
-                    standing.left = 0;
-                }
-                standing.resets_in_ms = aged_ms.max(gate.paused_until_ms).saturating_sub(now_ms);
+                standing.resets_in_ms = aged_ms.saturating_sub(now_ms);
+            }
+            if let Some(pause) = self.pauses.get(key).filter(|pause| pause.holds(now_ms)) {
+                let left_ms = pause.until_ms().saturating_sub(now_ms);
+                standing.resets_in_ms = standing.resets_in_ms.max(left_ms);
+                standing.left = 0;
             }
             all.push(standing);
         }
@@ -289,23 +288,22 @@ impl Limits {
     }
 
     fn check(&mut self, key: Key, critical: bool, now_ms: u64) -> Result<(), Full> {
+        if let Some(pause) = self.pauses.get(&key) {
+            let until_ms = if pause.holds(now_ms) {
+                Some(pause.until_ms())
+            } else {
+                let slow = pause.at_a_time();
+                let enough = slow.is_some_and(|calls| self.in_flight(key) >= calls);
+                enough.then_some(now_ms + LOOK_AGAIN_MS)
+            };
+            if let Some(until_ms) = until_ms {
+                return Err(Full { key, until_ms });
+            }
+        }
         let rule = self.rules.0.get(&key.kind).copied();
-        let Some(gate) = self.gates.get_mut(&key) else {
+        let (Some(rule), Some(gate)) = (rule, self.gates.get_mut(&key)) else {
             return Ok(());
         };
-        if now_ms < gate.paused_until_ms {
-            return Err(Full {
-                key,
-                until_ms: gate.paused_until_ms,
-            });
-        }
-        if gate.slow.is_some_and(|calls| gate.in_flight >= calls) {
-            return Err(Full {
-                key,
-                until_ms: now_ms + LOOK_AGAIN_MS,
-            });
-        }
-        let Some(rule) = rule else { return Ok(()) };
         gate.age(rule, now_ms);
         let allowed = rule.allows(critical);
         let used = gate.used();
@@ -350,12 +348,11 @@ impl Limits {
                 if counted {
                     gate.ended.add(now_ms);
                 }
-                if host_works != Some(false) {
-                    gate.slow = gate
-                        .slow
-                        .map(|calls| calls * 2)
-                        .filter(|calls| *calls < HOST_CALLS_MAX);
-                }
+            }
+            if host_works != Some(false)
+                && let Some(pause) = self.pauses.get_mut(key)
+            {
+                pause.answered();
             }
         }
     }
@@ -382,43 +379,19 @@ impl Limits {
 
     /// Stops everything under `key`. Returns until when.
     pub fn pause(&mut self, key: Key, wait: Wait, now_ms: u64, wall_ms: u64) -> u64 {
-        let gate = self.gates.entry(key).or_default();
-        let pause_ms = match wait {
-            Wait::Fixed(ms) => ms,
-            Wait::NextMinute => 60_000 - wall_ms % 60_000,
-            // Others that were in flight say the same: that is no new offence.
-            Wait::Growing(first_ms) if now_ms < gate.paused_until_ms => gate
-                .last_pause_ms
-                .max(first_ms)
-                .min(gate.paused_until_ms - now_ms),
-            // Paused again soon after the last pause: twice as long.
-            Wait::Growing(first_ms) => {
-                let again = gate.last_pause_ms > 0
-                    && now_ms < gate.paused_until_ms.saturating_add(gate.last_pause_ms);
-                if again {
-                    (gate.last_pause_ms * 2).min(PAUSE_GROWS_TO_MS)
-                } else {
-                    first_ms
-                }
-            }
-        };
-        if now_ms >= gate.paused_until_ms {
-            gate.last_pause_ms = pause_ms;
+        let pause = self.pauses.entry(key).or_default();
+        if key.kind == Kind::Egress {
+            pause.probe_after();
         }
-        gate.paused_until_ms = gate.paused_until_ms.max(now_ms + pause_ms);
-        gate.slow = (key.kind == Kind::Egress).then_some(1);
-        gate.paused_until_ms
+        pause.begin(wait, now_ms, wall_ms)
     }
 
     /// Lets those that were paused try again.
     pub fn clear_pauses(&mut self, kinds: &[Kind]) {
-        for (_, gate) in self
-            .gates
-            .iter_mut()
-            .filter(|(key, _)| kinds.contains(&key.kind))
-        {
-            gate.paused_until_ms = 0;
-            gate.last_pause_ms = 0;
+        for (key, pause) in &mut self.pauses {
+            if kinds.contains(&key.kind) {
+                pause.clear();
+            }
         }
     }
 
@@ -430,9 +403,11 @@ impl Limits {
 
     /// As [`Self::pause`], with the end known: a pause that was read back from disk.
     pub fn pause_until(&mut self, key: Key, until_ms: u64) {
-        let gate = self.gates.entry(key).or_default();
-        gate.paused_until_ms = gate.paused_until_ms.max(until_ms);
-        gate.slow = (key.kind == Kind::Egress).then_some(1);
+        let pause = self.pauses.entry(key).or_default();
+        if key.kind == Kind::Egress {
+            pause.probe_after();
+        }
+        pause.lasts_until(until_ms);
     }
 
     /// How many calls `key` allows now.
@@ -443,14 +418,14 @@ impl Limits {
         if self.check(key, true, now_ms).is_err() {
             return 0;
         }
-        match (self.rules.0.get(&key.kind), self.gates.get(&key)) {
-            (Some(rule), Some(gate)) if !rule.shadow => {
-                let left = (rule.count as usize).saturating_sub(gate.used());
-                let slow = gate.slow.map(|calls| calls.saturating_sub(gate.in_flight));
-                left.min(slow.map_or(usize::MAX, |calls| calls as usize))
-            }
-            _ => HOST_CALLS_MAX as usize,
-        }
+        let rule = self.rules.0.get(&key.kind).filter(|rule| !rule.shadow);
+        let (Some(rule), Some(gate)) = (rule, self.gates.get(&key)) else {
+            return HOST_CALLS_MAX as usize;
+        };
+        let left = (rule.count as usize).saturating_sub(gate.used());
+        let slow = self.pauses.get(&key).and_then(Pause::at_a_time);
+        let slow = slow.map(|calls| calls.saturating_sub(gate.in_flight));
+        left.min(slow.map_or(usize::MAX, |calls| calls as usize))
     }
 
     /// When those who wait for `key` should try again; always later than now.
@@ -476,19 +451,24 @@ impl Limits {
         {
             paused.insert(Kind::Host);
         }
+        self.pauses.retain(|key, pause| {
+            if pause.holds(now_ms) {
+                paused.insert(key.kind);
+            }
+            !pause.is_over(now_ms)
+        });
         let rules = &self.rules;
         self.gates.retain(|key, gate| {
             if let Some(rule) = rules.0.get(&key.kind) {
                 gate.age(*rule, now_ms);
             }
-            if now_ms < gate.paused_until_ms {
-                paused.insert(key.kind);
-            }
-            gate.in_flight > 0
-                || !gate.ended.is_empty()
-                || now_ms < gate.paused_until_ms.saturating_add(gate.last_pause_ms)
+            gate.in_flight > 0 || !gate.ended.is_empty()
         });
         paused
+    }
+
+    fn in_flight(&self, key: Key) -> u32 {
+        self.gates.get(&key).map_or(0, |gate| gate.in_flight)
     }
 }
 
@@ -498,13 +478,7 @@ impl Gate {
     }
 
     fn age(&mut self, rule: Rule, now_ms: u64) {
-        while self
-            .ended
-            .get(0)
-            .is_some_and(|end_ms| end_ms + rule.longest_ms() <= now_ms)
-        {
-            self.ended.forget_oldest();
-        }
+        self.ended.forget(rule.longest_ms(), now_ms);
     }
 }
 

@@ -1,0 +1,90 @@
+//! A stop of everything under one key, and the care with which its calls begin again. Few keys have one, so it is
+//! kept apart from the counts, of which every key has one.
+
+use crate::delivery::verdict::Wait;
+
+/// A pause that recurs grows to this, in milliseconds: so often is a cure noticed by itself.
+const GROWS_TO_MS: u64 = 600_000;
+/// With so many calls at a time all is as before.
+const ALL_IS_WELL: u32 = 64;
+
+/// All times are monotonic.
+#[derive(Debug, Default)]
+pub(super) struct Pause {
+    until_ms: u64,
+    last_ms: u64,
+    /// After a ban: calls at a time, until as many have been answered that all is well.
+    slow: Option<u32>,
+}
+
+impl Pause {
+    /// Begins, or goes on for longer. Returns until when.
+    pub(super) fn begin(&mut self, wait: Wait, now_ms: u64, wall_ms: u64) -> u64 {
+        let pause_ms = match wait {
+            Wait::Fixed(ms) => ms,
+            Wait::NextMinute => 60_000 - wall_ms % 60_000,
+            // Others that were in flight say the same: that is no new offence.
+            Wait::Growing(first_ms) if self.holds(now_ms) => {
+                self.last_ms.max(first_ms).min(self.until_ms - now_ms)
+            }
+            // Paused again soon after the last pause: twice as long.
+            Wait::Growing(first_ms) => {
+                let again = self.last_ms > 0 && !self.is_forgotten(now_ms);
+                if again {
+                    (self.last_ms * 2).min(GROWS_TO_MS)
+                } else {
+                    first_ms
+                }
+            }
+        };
+        if !self.holds(now_ms) {
+            self.last_ms = pause_ms;
+        }
+        self.lasts_until(now_ms + pause_ms);
+        self.until_ms
+    }
+
+    /// Holds until `until_ms` at least.
+    pub(super) fn lasts_until(&mut self, until_ms: u64) {
+        self.until_ms = self.until_ms.max(until_ms);
+    }
+
+    /// When it is over, one call at a time, then slowly more.
+    pub(super) fn probe_after(&mut self) {
+        self.slow = Some(1);
+    }
+
+    pub(super) fn holds(&self, now_ms: u64) -> bool {
+        now_ms < self.until_ms
+    }
+
+    pub(super) fn until_ms(&self) -> u64 {
+        self.until_ms
+    }
+
+    /// So many calls are allowed at a time; `None`: as many as may be.
+    pub(super) fn at_a_time(&self) -> Option<u32> {
+        self.slow
+    }
+
+    /// A call was answered.
+    pub(super) fn answered(&mut self) {
+        let more = self.slow.map(|calls| calls * 2);
+        self.slow = more.filter(|calls| *calls < ALL_IS_WELL);
+    }
+
+    /// Those that are paused try again at once.
+    pub(super) fn clear(&mut self) {
+        self.until_ms = 0;
+        self.last_ms = 0;
+    }
+
+    /// Whether it can be forgotten: if it came again, it would be a new one.
+    pub(super) fn is_over(&self, now_ms: u64) -> bool {
+        self.slow.is_none() && self.is_forgotten(now_ms)
+    }
+
+    fn is_forgotten(&self, now_ms: u64) -> bool {
+        now_ms >= self.until_ms.saturating_add(self.last_ms)
+    }
+}
