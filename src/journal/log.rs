@@ -16,7 +16,8 @@
 //! Frames begin at multiples of 4 KiB and do not cross into the other half. A half is written again
 //! from its start only once the tables have durably all that is in it, so a frame of an earlier lap
 //! has a number that the tables have passed. One frame is under way at a time: one that does not
-//! check out is the torn end if no later one exists, and damage if one does.
+//! check out is the torn end if no later one exists, and damage if one does. A start goes on in the half
+//! that does not hold the newest frame: that one is there until a newer one is, whatever is torn.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -101,14 +102,16 @@ impl Log {
     ) -> io::Result<(Self, Found)> {
         let half_bytes = usize::try_from(medium.len()? / 2).map_err(io::Error::other)?;
         let mut frames = BTreeMap::new();
-        let mut newest = 0;
+        let (mut newest, mut free) = (0, 0);
         // One buffer for both: a second large one would stay with the allocator.
         let mut bytes = vec![0; half_bytes];
         for half in 0..2 {
             medium.read((half * half_bytes) as u64, &mut bytes)?;
             let mut end = 0;
             scan(&bytes, &mut |at, number, body| {
-                newest = newest.max(number);
+                if number > newest {
+                    (newest, free) = (number, 1 - half);
+                }
                 if number > applied {
                     let before = bytes.get(end..at).unwrap_or_default().to_vec();
                     frames.insert(number, (before, decode(body)));
@@ -136,7 +139,7 @@ impl Log {
             condition,
             half_bytes,
             number,
-            half: 0,
+            half: free,
             end: 0,
             last: 0,
             last_of_other: 0,
@@ -515,6 +518,30 @@ mod tests {
         assert_eq!((numbers(&found), log.number()), (vec![1, 3], 3));
         assert_eq!(found.damaged[0].0, 2);
         assert_eq!(found.damaged[0].1.len(), BLOCK_BYTES, "its bytes are kept");
+    }
+
+    /// The frames of the life before are few and at the start of a half; the torn one is larger than they are.
+    #[test]
+    fn a_torn_first_group_of_a_life_looks_like_no_damage() {
+        for torn in 0..3 {
+            let (memory, mut log) = made();
+            for n in 1..=2 {
+                append(&mut log, n, 0).unwrap();
+            }
+            let (mut log, _) = open(&memory, 2);
+            let before = memory.0.lock().unwrap().clone();
+            let mut large = Batch::default();
+            large.put(Table::Chats, [3], vec![3; 2 * BLOCK_BYTES]);
+            log.append([&large].into_iter(), 2).unwrap();
+            let mut bytes = memory.0.lock().unwrap();
+            let after = bytes.clone();
+            let written = (0..2 * HALF).find(|at| after[*at] != before[*at]).unwrap();
+            let lost = (written / BLOCK_BYTES + torn) * BLOCK_BYTES;
+            bytes[lost..lost + BLOCK_BYTES].copy_from_slice(&before[lost..lost + BLOCK_BYTES]);
+            drop(bytes);
+            let (_, found) = open(&memory, 2);
+            assert_eq!((numbers(&found), found.damaged), (vec![], vec![]));
+        }
     }
 
     #[test]
