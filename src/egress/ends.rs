@@ -1,11 +1,13 @@
 //! When the calls of one limit ended, in order: four bytes each, because every key keeps a whole window of
 //! them.
 
+use std::collections::VecDeque;
+
 /// Times in milliseconds, the oldest first, none of them further than 49 days from the newest.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     base_ms: u64,
-    after_ms: Vec<u32>,
+    after_ms: VecDeque<u32>,
 }
 
 impl Ends {
@@ -27,12 +29,8 @@ impl Ends {
         self.get(self.len().checked_sub(1)?)
     }
 
-    /// Forgets those that were `age_ms` ago or longer.
-    pub(super) fn forget(&mut self, age_ms: u64, now_ms: u64) {
-        let base_ms = self.base_ms;
-        let is_old = |after_ms: &u32| base_ms + u64::from(*after_ms) + age_ms <= now_ms;
-        let kept = self.after_ms.iter().position(|after_ms| !is_old(after_ms));
-        self.after_ms.drain(..kept.unwrap_or(self.len()));
+    pub(super) fn forget_oldest(&mut self) {
+        self.after_ms.pop_front();
     }
 
     /// Puts a time where it belongs.
@@ -85,7 +83,7 @@ mod tests {
             ends.add(ms);
         }
         assert_eq!(all(&ends), [1_000, 5_000, 6_000, 7_000, 7_000]);
-        ends.forget(500, 1_500);
+        ends.forget_oldest();
         assert_eq!((ends.get(0), ends.newest()), (Some(5_000), Some(7_000)));
     }
 
@@ -98,8 +96,9 @@ mod tests {
             ends.add(month * MONTH_MS + 1);
             let expected = [month * MONTH_MS, month * MONTH_MS + 1];
             assert!(all(&ends).ends_with(&expected), "{:?}", all(&ends));
-            ends.forget(MONTH_MS + 1, month * MONTH_MS + 1);
-            assert!(ends.len() <= 3);
+            while ends.len() > 3 {
+                ends.forget_oldest();
+            }
         }
     }
 

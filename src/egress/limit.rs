@@ -15,7 +15,7 @@ use crate::delivery::breaker::{Breaker, State};
 use crate::delivery::verdict::Wait;
 
 /// Calls in flight to one host.
-const HOST_CALLS_MAX: u32 = 64;
+pub(super) const HOST_CALLS_MAX: u32 = 64;
 /// When only calls in flight stand in the way: look again after this, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 50;
 /// From this share of its places on a limit is near, in percent.
@@ -288,17 +288,8 @@ impl Limits {
     }
 
     fn check(&mut self, key: Key, critical: bool, now_ms: u64) -> Result<(), Full> {
-        if let Some(pause) = self.pauses.get(&key) {
-            let until_ms = if pause.holds(now_ms) {
-                Some(pause.until_ms())
-            } else {
-                let slow = pause.at_a_time();
-                let enough = slow.is_some_and(|calls| self.in_flight(key) >= calls);
-                enough.then_some(now_ms + LOOK_AGAIN_MS)
-            };
-            if let Some(until_ms) = until_ms {
-                return Err(Full { key, until_ms });
-            }
+        if let Some(until_ms) = self.paused_until(key, now_ms) {
+            return Err(Full { key, until_ms });
         }
         let rule = self.rules.0.get(&key.kind).copied();
         let (Some(rule), Some(gate)) = (rule, self.gates.get_mut(&key)) else {
@@ -379,11 +370,7 @@ impl Limits {
 
     /// Stops everything under `key`. Returns until when.
     pub fn pause(&mut self, key: Key, wait: Wait, now_ms: u64, wall_ms: u64) -> u64 {
-        let pause = self.pauses.entry(key).or_default();
-        if key.kind == Kind::Egress {
-            pause.probe_after();
-        }
-        pause.begin(wait, now_ms, wall_ms)
+        self.stop(key).begin(wait, now_ms, wall_ms)
     }
 
     /// Lets those that were paused try again.
@@ -403,11 +390,7 @@ impl Limits {
 
     /// As [`Self::pause`], with the end known: a pause that was read back from disk.
     pub fn pause_until(&mut self, key: Key, until_ms: u64) {
-        let pause = self.pauses.entry(key).or_default();
-        if key.kind == Kind::Egress {
-            pause.probe_after();
-        }
-        pause.lasts_until(until_ms);
+        self.stop(key).lasts_until(until_ms);
     }
 
     /// How many calls `key` allows now.
@@ -467,8 +450,23 @@ impl Limits {
         paused
     }
 
-    fn in_flight(&self, key: Key) -> u32 {
-        self.gates.get(&key).map_or(0, |gate| gate.in_flight)
+    fn stop(&mut self, key: Key) -> &mut Pause {
+        let pause = self.pauses.entry(key).or_default();
+        if key.kind == Kind::Egress {
+            pause.probe_after();
+        }
+        pause
+    }
+
+    /// When to ask again, if `key` is paused or its calls begin again with as many as are under way.
+    fn paused_until(&self, key: Key, now_ms: u64) -> Option<u64> {
+        let pause = self.pauses.get(&key)?;
+        if pause.holds(now_ms) {
+            return Some(pause.until_ms());
+        }
+        let calls = pause.at_a_time()?;
+        let in_flight = self.gates.get(&key).map_or(0, |gate| gate.in_flight);
+        (in_flight >= calls).then_some(now_ms + LOOK_AGAIN_MS)
     }
 }
 
@@ -478,7 +476,13 @@ impl Gate {
     }
 
     fn age(&mut self, rule: Rule, now_ms: u64) {
-        self.ended.forget(rule.longest_ms(), now_ms);
+        while self
+            .ended
+            .get(0)
+            .is_some_and(|end_ms| end_ms + rule.longest_ms() <= now_ms)
+        {
+            self.ended.forget_oldest();
+        }
     }
 }
 
@@ -644,6 +648,17 @@ mod tests {
             assert!(limits.acquire(&keys, true, NOW_MS + round).is_err());
             limits.release(&keys, Some(false), NOW_MS + round, 0.5);
         }
+    }
+
+    #[test]
+    fn the_care_after_a_ban_outlasts_a_time_without_calls() {
+        let mut limits = Limits::new(Rules::default());
+        let keys = [Key::EGRESS];
+        // Read back at a start.
+        limits.pause_until(Key::EGRESS, NOW_MS + 1_000);
+        limits.sweep(NOW_MS + 10_000);
+        limits.acquire(&keys, true, NOW_MS + 10_000).unwrap();
+        assert!(limits.acquire(&keys, true, NOW_MS + 10_000).is_err());
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! A stop of everything under one key, and the care with which its calls begin again. Few keys have one, so it is
 //! kept apart from the counts, of which every key has one.
 
+use super::limit::HOST_CALLS_MAX;
 use crate::delivery::verdict::Wait;
 
 /// A pause that recurs grows to this, in milliseconds: so often is a cure noticed by itself.
 const GROWS_TO_MS: u64 = 600_000;
-/// With so many calls at a time all is as before.
-const ALL_IS_WELL: u32 = 64;
 
-/// All times are monotonic.
+/// All times are monotonic milliseconds, but for `wall_ms`.
 #[derive(Debug, Default)]
 pub(super) struct Pause {
     until_ms: u64,
@@ -70,7 +69,7 @@ impl Pause {
     /// A call was answered.
     pub(super) fn answered(&mut self) {
         let more = self.slow.map(|calls| calls * 2);
-        self.slow = more.filter(|calls| *calls < ALL_IS_WELL);
+        self.slow = more.filter(|calls| *calls < HOST_CALLS_MAX);
     }
 
     /// Those that are paused try again at once.
