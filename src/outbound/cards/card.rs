@@ -271,12 +271,12 @@ impl Card {
     }
 
     /// DingTalk shows `patch` since `at_ms`, which came to it without a message. Returns whether that is the newest
-    /// and what is older is shown in its place when it arrives, or arrived so late that it may be already.
+    /// and has to be sent once more: what waits, though older, will be shown in its place when it arrives, and what
+    /// has landed since may be already.
     pub(super) fn shown(&mut self, patch: Patch, at_ms: u64) -> bool {
-        let before = self.wanted();
+        let landed_since = (self.landed_ms >= at_ms).then(|| self.wanted());
         self.base.apply(patch.clone());
-        let landed_since = self.landed_ms >= at_ms;
-        let wanted = if landed_since { before } else { self.wanted() };
+        let wanted = landed_since.unwrap_or_else(|| self.wanted());
         let mut newest = wanted.clone();
         newest.apply(patch);
         self.changed_ms < at_ms && newest != wanted
