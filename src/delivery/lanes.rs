@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 
+use super::queues::{Items, Queue};
 use super::state::Priority;
 
 /// A failing head blocks its lane no longer than this, in milliseconds; then it steps aside.
@@ -19,7 +20,8 @@ pub struct LaneId(usize);
 /// All lanes of one direction. `K` identifies a lane, `T` is an item, `G` a gate.
 #[derive(Debug)]
 pub struct Lanes<K, T, G> {
-    slots: Vec<Lane<K, T>>,
+    slots: Vec<Lane<K>>,
+    items: Items<T>,
     free: Vec<LaneId>,
     by_key: HashMap<K, LaneId>,
     ready: [Turns; Priority::COUNT],
@@ -41,7 +43,7 @@ struct Turns {
 }
 
 impl Turns {
-    fn push<K, T>(&mut self, id: LaneId, lane: &Lane<K, T>) {
+    fn push<K>(&mut self, id: LaneId, lane: &Lane<K>) {
         if lane.has_backlog {
             self.backlog.push_back(id);
         } else {
@@ -65,10 +67,10 @@ impl Turns {
 }
 
 #[derive(Debug)]
-struct Lane<K, T> {
+struct Lane<K> {
     key: Option<K>,
     priority: Priority,
-    queue: VecDeque<T>,
+    queue: Queue,
     head_failing_since_ms: Option<u64>,
     /// It once held several items, or was there at the start, and has not been empty since.
     has_backlog: bool,
@@ -104,6 +106,7 @@ impl<K, T, G> Default for Lanes<K, T, G> {
     fn default() -> Self {
         Self {
             slots: Vec::new(),
+            items: Items::default(),
             free: Vec::new(),
             by_key: HashMap::new(),
             ready: Default::default(),
@@ -124,7 +127,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         let Some(lane) = self.slots.get_mut(id.0) else {
             return;
         };
-        lane.queue.push_back(item);
+        self.items.push_back(&mut lane.queue, item);
         lane.has_backlog |= lane.queue.len() > 1;
         if lane.waits == Waits::Nothing {
             self.sleep(id, due_ms);
@@ -158,8 +161,8 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
                     continue;
                 };
                 lane.waits = Waits::Nothing;
-                if let Some(item) = lane.queue.front() {
-                    return Some((id, *item));
+                if let Some(item) = self.items.front(&lane.queue) {
+                    return Some((id, item));
                 }
                 // All of it was taken away while it waited.
                 if let Some(key) = lane.key.take() {
@@ -195,7 +198,8 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         let lane = self.by_key.get(key).and_then(|id| self.slots.get_mut(id.0));
         let mut taken = vec![];
         if let Some(lane) = lane.filter(|lane| lane.waits != Waits::Flight) {
-            while let Some(item) = lane.queue.pop_front_if(|item| wanted(*item)) {
+            while let Some(item) = self.items.front(&lane.queue).filter(|item| wanted(*item)) {
+                self.items.pop_front(&mut lane.queue);
                 taken.push(item);
                 lane.head_failing_since_ms = None;
             }
@@ -207,9 +211,10 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     pub fn put_first(&mut self, key: &K, priority: Priority, items: &[T]) {
         let id = self.lane(key, priority);
         if let Some(lane) = self.slots.get_mut(id.0) {
-            let flying = (lane.waits == Waits::Flight).then(|| lane.queue.pop_front());
+            let is_flying = lane.waits == Waits::Flight;
+            let flying = is_flying.then(|| self.items.pop_front(&mut lane.queue));
             for item in items.iter().rev().chain(flying.flatten().iter()) {
-                lane.queue.push_front(*item);
+                self.items.push_front(&mut lane.queue, *item);
             }
             if lane.waits == Waits::Nothing {
                 self.sleep(id, 0);
@@ -225,7 +230,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     {
         let lane = self.by_key.get(key).and_then(|id| self.slots.get_mut(id.0));
         if let Some(lane) = lane {
-            lane.queue.retain(|other| *other != item);
+            self.items.retain(&mut lane.queue, |other| other != item);
         }
     }
 
@@ -233,7 +238,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     pub fn wake_behind(&mut self, key: &K, is_gone: impl Fn(T) -> bool) {
         if let Some(id) = self.by_key.get(key).copied()
             && let Some(lane) = self.slots.get(id.0)
-            && lane.queue.front().is_some_and(|head| is_gone(*head))
+            && self.items.front(&lane.queue).is_some_and(is_gone)
         {
             self.wake_lane(id);
         }
@@ -251,7 +256,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     /// Puts an item before the head of a lane that has its turn.
     pub fn put_before_head(&mut self, id: LaneId, item: T) {
         if let Some(lane) = self.slots.get_mut(id.0) {
-            lane.queue.push_front(item);
+            self.items.push_front(&mut lane.queue, item);
         }
     }
 
@@ -299,7 +304,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         if failed
             && blocks_too_long
             && lane.queue.len() > 1
-            && let (Some(item), Some(key)) = (lane.queue.front().copied(), lane.key.clone())
+            && let (Some(item), Some(key)) = (self.items.front(&lane.queue), lane.key.clone())
         {
             let priority = lane.priority;
             self.next_aside += 1;
@@ -332,7 +337,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         let lane = Lane {
             key: Some(key.clone()),
             priority,
-            queue: VecDeque::new(),
+            queue: Queue::EMPTY,
             head_failing_since_ms: None,
             has_backlog: false,
             waits: Waits::Nothing,
@@ -355,7 +360,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         let Some(lane) = self.slots.get_mut(id.0) else {
             return;
         };
-        lane.queue.pop_front();
+        self.items.pop_front(&mut lane.queue);
         lane.head_failing_since_ms = None;
         if lane.queue.is_empty() {
             lane.waits = Waits::Nothing;
