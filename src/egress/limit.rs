@@ -18,7 +18,7 @@ use crate::delivery::verdict::Wait;
 pub(super) const HOST_CALLS_MAX: u32 = 64;
 /// When only calls in flight stand in the way: look again after this, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 50;
-/// From this share of its places on a limit is near, in percent.
+/// From this share of its places on, of those that the call may take, a limit is near, in percent.
 const NEAR_PERCENT: usize = 80;
 
 /// What a limit covers.
@@ -241,7 +241,7 @@ impl Limits {
                 let gate = self.gates.entry(*key).or_default();
                 gate.in_flight += 1;
                 if let Some(rule) = self.rules.0.get(&key.kind)
-                    && gate.used() * 100 >= rule.count as usize * NEAR_PERCENT
+                    && gate.used() * 100 >= rule.allows(critical) as usize * NEAR_PERCENT
                 {
                     crate::metrics::near_limit(key.kind.label());
                 }
@@ -343,7 +343,7 @@ impl Limits {
             if host_works != Some(false)
                 && let Some(pause) = self.pauses.get_mut(key)
             {
-                pause.answered();
+                pause.answered(now_ms);
             }
         }
     }
@@ -630,12 +630,26 @@ mod tests {
                 calls += 1;
             }
             assert_eq!(calls, expected);
-            // The others give their places back unused, so that each round has one answer.
-            (1..calls).for_each(|_| limits.give_back(&keys));
             now_ms += 100;
-            limits.release(&keys, Some(true), now_ms, 0.5);
+            (0..calls).for_each(|_| limits.release(&keys, Some(true), now_ms, 0.5));
         }
         (0..200).for_each(|_| limits.acquire(&keys, true, now_ms).unwrap());
+    }
+
+    /// Many are under way when the first answer says that we are banned; those that were let through just
+    /// before it are answered after it.
+    #[test]
+    fn after_a_ban_the_answers_of_calls_that_left_before_it_are_no_probe() {
+        let mut limits = Limits::new(Rules::default());
+        let keys = [Key::EGRESS];
+        (0..100).for_each(|_| limits.acquire(&keys, true, NOW_MS).unwrap());
+        limits.release(&keys, None, NOW_MS, 0.5);
+        limits.pause(Key::EGRESS, Wait::Fixed(300_000), NOW_MS, 0);
+        for _ in 1..100 {
+            limits.release(&keys, Some(true), NOW_MS + 1, 0.5);
+        }
+        limits.acquire(&keys, true, NOW_MS + 300_000).unwrap();
+        assert!(limits.acquire(&keys, true, NOW_MS + 300_000).is_err());
     }
 
     #[test]

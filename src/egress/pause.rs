@@ -48,7 +48,8 @@ impl Pause {
         self.until_ms = self.until_ms.max(until_ms);
     }
 
-    /// When it is over, one call at a time, then slowly more.
+    /// When it is over, one call at a time, then one more with each that was answered: so each round has
+    /// twice as many.
     pub(super) fn probe_after(&mut self) {
         self.slow = Some(1);
     }
@@ -66,10 +67,12 @@ impl Pause {
         self.slow
     }
 
-    /// A call was answered.
-    pub(super) fn answered(&mut self) {
-        let more = self.slow.map(|calls| calls * 2);
-        self.slow = more.filter(|calls| *calls < HOST_CALLS_MAX);
+    /// A call was answered. One that left before the pause began says nothing about its end.
+    pub(super) fn answered(&mut self, now_ms: u64) {
+        if !self.holds(now_ms) {
+            let more = self.slow.map(|calls| calls + 1);
+            self.slow = more.filter(|calls| *calls < HOST_CALLS_MAX);
+        }
     }
 
     /// Those that are paused try again at once.
