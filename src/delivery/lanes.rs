@@ -299,10 +299,14 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         let Some(lane) = self.slots.get_mut(id.0) else {
             return false;
         };
-        let since_ms = *lane.head_failing_since_ms.get_or_insert(now_ms);
+        // A head that waited for a limit or a token is as good as one that was not tried.
+        let since_ms = if failed {
+            *lane.head_failing_since_ms.get_or_insert(now_ms)
+        } else {
+            now_ms
+        };
         let blocks_too_long = now_ms.saturating_sub(since_ms) >= HEAD_BLOCKS_MAX_MS;
-        if failed
-            && blocks_too_long
+        if blocks_too_long
             && lane.queue.len() > 1
             && let (Some(item), Some(key)) = (self.items.front(&lane.queue), lane.key.clone())
         {
@@ -490,6 +494,20 @@ mod tests {
         lanes.land(id, Landed::Settled, 300_000);
         assert_eq!(lanes.wakes_at(), Some(400_000));
         assert_eq!(take(&mut lanes, 400_000).unwrap().1, 1);
+    }
+
+    #[test]
+    fn a_head_that_was_held_up_by_a_limit_does_not_step_aside_at_its_first_failure() {
+        let mut lanes = Test::default();
+        lanes.push(&"a", Priority::Normal, 1, 0);
+        lanes.push(&"a", Priority::Normal, 2, 0);
+        let again = |due_ms, failed| Landed::Again { due_ms, failed };
+        let (id, _) = take(&mut lanes, 0).unwrap();
+        assert!(!lanes.land(id, again(600_000, false), 0));
+        let (id, item) = take(&mut lanes, 600_000).unwrap();
+        assert_eq!(item, 1);
+        assert!(!lanes.land(id, again(601_000, true), 600_000));
+        assert_eq!(take(&mut lanes, 601_000).unwrap().1, 1);
     }
 
     #[test]
