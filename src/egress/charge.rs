@@ -11,6 +11,7 @@ use super::ledger::{KEEP_DAYS, Meter};
 use super::limit::{Key, Kind};
 use super::month::Day;
 use super::{Egress, Permit, Settled};
+use crate::clock::rfc3339;
 use crate::delivery::record;
 use crate::journal::{Batch, Journal, Order, ReadError, Table, View, number_of};
 
@@ -115,11 +116,26 @@ impl Egress {
                     (Key::from_bytes(key).filter(penalty), until_ms > wall_ms)
                 {
                     // Clamped, so that a clock that was wrong cannot shut a robot for ever.
-                    limits.pause_until(key, mono_ms + (until_ms - wall_ms).min(3_600_000));
+                    let left_ms = (until_ms - wall_ms).min(3_600_000);
+                    limits.pause_until(key, mono_ms + left_ms);
+                    self.still_paused(key.kind, wall_ms + left_ms);
                 }
                 true
             },
         )
+    }
+
+    /// Says of a pause that began before this start what can still be said.
+    fn still_paused(&self, kind: Kind, until_ms: u64) {
+        let text = format!(
+            "{} until {}: DingTalk made us pause before this start — {} / {}",
+            kind.label(),
+            rfc3339(until_ms),
+            "到时自动恢复；原因见启动前的日志（DingTalk made us pause）。",
+            "It ends by itself; the log from before the start says why (DingTalk made us pause)."
+        );
+        self.health
+            .degraded(format!("pause/{}", kind.label()), text);
     }
 
     /// Puts the cost of a call into the batch that holds its intent.

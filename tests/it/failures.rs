@@ -91,6 +91,8 @@ async fn a_robot_that_is_throttled_waits_and_says_so_and_the_pause_survives_a_cr
         (&json!("robot_throttled"), &json!(0))
     );
     let stage = stage.crash().await;
+    let degraded = stage.ready().await["degraded"].to_string();
+    assert!(degraded.contains("robot until"), "{degraded}");
     let other = stage.send(&text_to(&people(), "others go on")).await;
     stage.reaches(&other, "sent").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -99,7 +101,7 @@ async fn a_robot_that_is_throttled_waits_and_says_so_and_the_pause_survives_a_cr
 }
 
 #[tokio::test]
-async fn a_ban_of_the_address_stops_everything_and_charges_no_message() {
+async fn a_ban_of_the_address_stops_everything_over_a_crash_and_charges_no_message() {
     let stage = Stage::open().await;
     stage.box_.set(Switches {
         html: true,
@@ -116,6 +118,11 @@ async fn a_ban_of_the_address_stops_everything_and_charges_no_message() {
     let other = stage.send(&text_to(&people(), "x")).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(stage.box_.requests().len(), before, "nothing leaves");
+    let stage = stage.crash().await;
+    let degraded = stage.ready().await["degraded"].to_string();
+    assert!(degraded.contains("egress until"), "{degraded}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(stage.box_.requests().len(), before, "nothing leaves now");
     for id in [id, other] {
         assert_eq!(stage.message(&id).await["attempts"], 0);
     }
