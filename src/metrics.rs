@@ -430,8 +430,9 @@ pub fn reordered() {
 }
 
 /// A repeat had to wait for others to the same host.
-pub fn retry_budget_exhausted(destination: &'static str) {
-    emit!(counter, "dingd_retry_budget_exhausted_total", "destination" => destination).increment(1);
+pub fn retry_budget_exhausted(destination: &str) {
+    emit!(counter, "dingd_retry_budget_exhausted_total", "destination" => destination.to_owned())
+        .increment(1);
 }
 
 /// A call took one of the last places of a limit.

@@ -146,6 +146,13 @@ impl Breaker {
         }
     }
 
+    /// A call reached the destination, which is to be left alone until `until_ms`.
+    pub fn shut(&mut self, until_ms: u64) {
+        self.release();
+        self.state = State::Open { until_ms };
+        self.in_a_row = 0;
+    }
+
     fn open(&mut self, now_ms: u64, jitter: f64) {
         let spread = self.open_ms * 2 / 5;
         let span = self.open_ms - spread / 2 + super::retry::scaled(spread, jitter);

@@ -22,7 +22,7 @@ use crate::delivery::event::{Forwarding, TargetState};
 use crate::delivery::id::short_digest;
 use crate::delivery::lanes::{Landed, LaneId, Lanes};
 use crate::delivery::random;
-use crate::delivery::retry::PLATFORM;
+use crate::delivery::retry::{Budget, PLATFORM};
 use crate::delivery::state::Priority;
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
@@ -32,8 +32,12 @@ use crate::journal::queue::{Appended, Queue};
 use crate::journal::{Batch, Journal};
 use crate::metrics;
 
-/// An upstream that says "gone" (410) is left alone for this long, in milliseconds.
+/// An upstream that says "gone" (410) is left alone for this long, in milliseconds, or until its URL changes.
 const GONE_PAUSE_MS: u64 = 600_000;
+/// A repeat for which an upstream's budget has no room has its turn again after this, in milliseconds.
+const BUDGET_AGAIN_MS: u64 = 200;
+/// Settings that have changed are noticed after this at the latest, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 60_000;
 /// What cannot be stored now is tried again after this, in milliseconds.
 const AGAIN_MS: u64 = 5_000;
 /// Events settled or taken in at one go, so that the loop stays fair.
@@ -69,6 +73,9 @@ struct Work {
     lanes: Lanes<Lane, Item, String>,
     entries: HashMap<u64, Forwarding>,
     breakers: BTreeMap<String, Breaker>,
+    budgets: HashMap<String, Budget>,
+    /// Those that the breakers were made by.
+    settings: Arc<Settings>,
     attempts: JoinSet<Attempt>,
     /// Of events that are settled: those who asked are told, as far as they can be, that nobody will answer.
     /// Ends with the event's number, or with nothing if we stop before that.
@@ -80,6 +87,7 @@ struct Attempt {
     lane: LaneId,
     item: Item,
     upstream: String,
+    repeats: bool,
     outcome: Outcome,
 }
 
@@ -93,10 +101,12 @@ impl Forwarder {
         drain: Drain,
     ) {
         let mut work = Work {
+            settings: self.settings.load_full(),
             forwarder: self,
             lanes: Lanes::default(),
             entries: HashMap::new(),
             breakers: BTreeMap::new(),
+            budgets: HashMap::new(),
             attempts: JoinSet::new(),
             unanswered: JoinSet::new(),
             drain: drain.clone(),
@@ -192,6 +202,7 @@ impl Work {
         }
         let settings = self.forwarder.settings.load_full();
         let now_ms = self.forwarder.clock.mono_ms();
+        self.adopt(&settings);
         self.open_gates(now_ms);
         for _ in 0..STEP_MAX {
             if let Some((lane, item)) = self.lanes.next(now_ms) {
@@ -202,6 +213,25 @@ impl Work {
                 if !self.lanes.has_ready() {
                     return;
                 }
+            }
+        }
+    }
+
+    /// An upstream with another URL is another one: what was learnt of the old one does not hold.
+    fn adopt(&mut self, settings: &Arc<Settings>) {
+        let before = std::mem::replace(&mut self.settings, settings.clone());
+        if Arc::ptr_eq(&before, settings) {
+            return;
+        }
+        for upstream in &settings.upstreams {
+            let is_moved = before.upstreams.iter().any(|old| {
+                old.name == upstream.name
+                    && (&old.origin, &old.path) != (&upstream.origin, &upstream.path)
+            });
+            if let Some(breaker) = self.breakers.get_mut(&upstream.name).filter(|_| is_moved) {
+                let was = breaker.state();
+                *breaker = Breaker::new(upstream.concurrency);
+                report(&upstream.name, was, breaker.state());
             }
         }
     }
@@ -228,13 +258,11 @@ impl Work {
             .breakers
             .values()
             .filter_map(|breaker| opens_at(breaker.state(), now_ms));
-        // Far away: nothing sleeps; something else will wake the loop.
-        let far_ms = now_ms + 60_000;
-        breaker
-            .chain(self.lanes.wakes_at())
-            .min()
-            .unwrap_or(far_ms)
-            .max(now_ms + 1)
+        let at_latest_ms = now_ms + LOOK_AGAIN_MS;
+        let soonest_ms = breaker.chain(self.lanes.wakes_at()).min();
+        soonest_ms
+            .unwrap_or(at_latest_ms)
+            .clamp(now_ms + 1, at_latest_ms)
     }
 
     fn start(&mut self, settings: &Settings, lane: LaneId, item: Item, now_ms: u64) {
@@ -281,12 +309,23 @@ impl Work {
             self.give_up(lane, item, reason);
             return;
         }
+        let repeats = target.attempts > 0;
+        let budget = self.budgets.entry(upstream.name.clone()).or_default();
+        if !budget.take(repeats) {
+            metrics::retry_budget_exhausted(&upstream.name);
+            let due_ms = now_ms + BUDGET_AGAIN_MS + u64::from(random::number() % 256);
+            let failed = false;
+            let later = Landed::Again { due_ms, failed };
+            self.lanes.land(lane, later, now_ms);
+            return;
+        }
         let breaker = self
             .breakers
             .entry(upstream.name.clone())
             .or_insert_with(|| Breaker::new(upstream.concurrency));
         let was = breaker.state();
         if breaker.acquire(now_ms).is_err() {
+            budget.give_back(repeats);
             if upstream.answers && matches!(was, State::Open { .. }) {
                 self.forwarder.asking.not_now(seq);
             }
@@ -303,6 +342,7 @@ impl Work {
                 lane,
                 item,
                 upstream: name,
+                repeats,
                 outcome,
             }
         });
@@ -346,6 +386,9 @@ impl Work {
         let (seq, index) = attempt.item;
         let trouble = format!("upstream/{}", attempt.upstream);
         self.teach_breaker(&attempt, mono_ms);
+        if let Some(budget) = self.budgets.get_mut(&attempt.upstream) {
+            budget.give_back(attempt.repeats);
+        }
         let target = self
             .entries
             .get_mut(&seq)
@@ -392,10 +435,11 @@ impl Work {
                 Reason::new(
                     "upstream_gone",
                     "the upstream answered 410 Gone",
-                    "告警平台已停用该接收地址；更新 [[upstreams]] url。",
-                    "The platform retired this URL; update [[upstreams]] url.",
+                    "告警平台已停用该接收地址；更新 [[upstreams]] url 后 systemctl reload dingd。",
+                    "The platform retired this URL; update [[upstreams]] url, then systemctl reload dingd.",
                 ),
-                GONE_PAUSE_MS,
+                // When the upstream is tried again.
+                0,
             ),
         };
         let text = format!(
@@ -409,7 +453,7 @@ impl Work {
         target.due_ms = wall_ms + delay_ms;
         let landed = Landed::Again {
             due_ms: mono_ms + delay_ms,
-            failed: true,
+            failed: delay_ms > 0,
         };
         if self.lanes.land(attempt.lane, landed, mono_ms) {
             metrics::reordered();
@@ -437,7 +481,8 @@ impl Work {
             } => {
                 breaker.failed(mono_ms, random::share());
             }
-            Outcome::Failed { .. } | Outcome::Gone | Outcome::Damaged => breaker.release(),
+            Outcome::Gone => breaker.shut(mono_ms + GONE_PAUSE_MS),
+            Outcome::Failed { .. } | Outcome::Damaged => breaker.release(),
         }
         report(&attempt.upstream, was, breaker.state());
     }

@@ -6,7 +6,7 @@ use dingd::sim::dingtalk::Casing;
 use dingd::sim::platform::{Platform, PlatformSwitches};
 use serde_json::json;
 
-use crate::support::{Stage, fast, listener, other_event, until};
+use crate::support::{Stage, fast, listener, other_event, reload, until};
 
 #[tokio::test]
 async fn a_platform_that_is_down_gets_every_event_when_it_is_back_with_the_same_id_and_bytes() {
@@ -203,7 +203,7 @@ async fn an_event_beyond_its_lifetime_is_a_dead_letter_that_can_be_replayed() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_gone_is_left_alone_and_reported() {
+async fn an_upstream_that_is_gone_is_left_alone_and_reported_until_its_url_changes() {
     let stage = Stage::open().await;
     stage.platform.set(PlatformSwitches {
         status: Some(410),
@@ -214,7 +214,20 @@ async fn an_upstream_that_is_gone_is_left_alone_and_reported() {
         stage.ready().await["degraded"].to_string().contains("410")
     })
     .await;
+    // Nobody else is sent there either.
+    stage.push(&other_event(2)).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(stage.platform.attempts().len(), 1);
+    stage.platform.set(PlatformSwitches::default());
+    let (old, new) = (
+        stage.platform.url(),
+        format!("{}/new", stage.platform.url()),
+    );
+    reload(&stage, &stage.config.replace(&old, &new)).await;
+    stage.push(&other_event(3)).await;
+    until("all events are there", async || {
+        stage.platform.events().len() == 3
+    })
+    .await;
     stage.close().await;
 }

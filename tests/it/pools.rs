@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use dingd::sim::daemon::Signal;
 use dingd::sim::dingtalk::{Robot, Settings, Switches, Wrong};
 use dingd::sim::post;
 use serde_json::{Value, json};
 
-use crate::support::{Stage, fast, text_to, until};
+use crate::support::{Stage, fast, reload, text_to, until};
 
 /// The box's robots, all in the pool.
 async fn pool(robots: usize) -> Stage {
@@ -67,17 +66,6 @@ fn answered(stage: &Stage, code: &str) -> usize {
 
 async fn says(stage: &Stage, what: &str) -> bool {
     stage.ready().await["degraded"].to_string().contains(what)
-}
-
-async fn reload(stage: &Stage, config: &str) {
-    let taken = |log: &str| log.matches("the configuration was taken over").count();
-    let before = taken(&stage.log());
-    std::fs::write(stage.dir.path().join("config.toml"), config).unwrap();
-    stage.daemon.signal(Signal::Hangup);
-    until("the configuration is taken over", async || {
-        taken(&stage.log()) > before
-    })
-    .await;
 }
 
 /// Somebody else uses a robot until DingTalk shuts it.

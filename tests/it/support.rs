@@ -6,7 +6,7 @@ pub mod faulty;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dingd::sim::daemon::{self, Daemon, PLATFORM_SECRET};
+use dingd::sim::daemon::{self, Daemon, PLATFORM_SECRET, Signal};
 use dingd::sim::dingtalk::{DingTalk, Settings};
 use dingd::sim::platform::{Platform, Received};
 use dingd::sim::post::Reply;
@@ -216,6 +216,18 @@ pub fn text_to(to: &Value, text: &str) -> Value {
 
 pub fn robot() -> Value {
     json!({"robot": "robot-0"})
+}
+
+/// Writes another configuration and waits until the daemon has taken it over.
+pub async fn reload(stage: &Stage, config: &str) {
+    let taken = |log: &str| log.matches("the configuration was taken over").count();
+    let before = taken(&stage.log());
+    std::fs::write(stage.dir.path().join("config.toml"), config).unwrap();
+    stage.daemon.signal(Signal::Hangup);
+    until("the configuration is taken over", async || {
+        taken(&stage.log()) > before
+    })
+    .await;
 }
 
 /// An event as DingTalk sends those that nobody models.
