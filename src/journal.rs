@@ -318,9 +318,10 @@ impl Journal {
         let (engine, log) = engine::Engine::open(dir, condition.clone())?;
         let threads = writer::Writer::start;
         let started = start(Arc::new(engine), Box::new(log), condition, threads);
-        started.map_err(|error| OpenError::Damaged {
+        // What can be wrong with the content was looked at before; this is the disk.
+        started.map_err(|error| OpenError::Io {
             path: dir.to_owned(),
-            detail: error.to_string(),
+            source: std::io::Error::other(error.to_string()),
         })
     }
 

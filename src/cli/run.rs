@@ -10,6 +10,7 @@ use super::output::complain;
 use crate::app::{App, Ended, StartError};
 use crate::clock::Clock;
 use crate::config::{self, Config, Unusable, read::Sources};
+use crate::journal::OpenError;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -50,6 +51,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
                 match error {
                     // As `dingd check` says: restarting does not help.
                     StartError::Tls(_) => super::BAD_CONFIG,
+                    StartError::Open(OpenError::Io { .. }) => super::IO_FAILED,
                     _ => super::FAILED,
                 }
             }

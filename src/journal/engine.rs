@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _,
-    ReadableTable as _, ReadableTableMetadata as _, StorageBackend, TableDefinition, TableError,
+    ReadableTable as _, ReadableTableMetadata as _, StorageBackend, StorageError, TableDefinition,
+    TableError,
 };
 
 use super::disk::{Condition, Disk, Medium};
@@ -70,7 +71,9 @@ pub enum OpenError {
     #[error("a restore in {0} did not come to its end; run `dingd restore <backup>` again")]
     Restoring(PathBuf),
     /// The directory cannot be used.
-    #[error("{path}: {source}; check that state_dir exists, is writable and has space")]
+    #[error(
+        "{path}: {source}; check that state_dir exists, is writable and has space, and what the kernel says of its disk (dmesg)"
+    )]
     Io {
         /// The path that failed.
         path: PathBuf,
@@ -281,7 +284,7 @@ impl Engine {
     }
 }
 
-fn add(open: &mut Writing<'_>, key: &[u8], amount: u64) -> Result<(), redb::StorageError> {
+fn add(open: &mut Writing<'_>, key: &[u8], amount: u64) -> Result<(), StorageError> {
     let old = open.get(key)?.map_or(0, |value| number_of(value.value()));
     let new = old.saturating_add(amount).to_be_bytes();
     open.insert(key, new.as_slice())?;
@@ -391,7 +394,10 @@ impl From<io::Error> for Unopened {
 
 impl From<DatabaseError> for Unopened {
     fn from(error: DatabaseError) -> Self {
-        Self::Damaged(error.to_string())
+        match error {
+            DatabaseError::Storage(StorageError::Io(source)) => Self::Io(source),
+            error => Self::Damaged(error.to_string()),
+        }
     }
 }
 

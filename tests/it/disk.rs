@@ -154,6 +154,12 @@ async fn a_failed_sync_ends_the_daemon_with_74_and_the_next_start_has_what_was_a
         "not accepted"
     );
     assert_eq!(stage.daemon.ended().await, Some(74));
+    assert_eq!(start_on_a_broken_disk(&stage).await, Some(74));
+    let said = stage.log();
+    assert!(
+        said.contains("dmesg") && !said.contains("dingd restore"),
+        "{said}"
+    );
     fault(&stage, "");
     let daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
         .await
@@ -161,6 +167,18 @@ async fn a_failed_sync_ends_the_daemon_with_74_and_the_next_start_has_what_was_a
     let stage = Stage { daemon, ..stage };
     assert_eq!(stage.state(&id).await, "sent");
     stage.close().await;
+}
+
+/// How a start ends whose disk fails; it is for the disk to be cured, not for the store to be given up.
+async fn start_on_a_broken_disk(stage: &Stage) -> Option<i32> {
+    let mut start = tokio::process::Command::new(program());
+    start.arg("run").arg("--config");
+    start.arg(stage.dir.path().join("config.toml"));
+    start.env("LD_PRELOAD", stage.dir.path().join("disk.so"));
+    start.env("FAULT_FILE", fault_file(stage));
+    let log = stage.dir.path().join("log");
+    start.stderr(std::fs::File::options().append(true).open(log).unwrap());
+    start.status().await.unwrap().code()
 }
 
 /// A file system of its own for the stage's state, as small as a full one is.
