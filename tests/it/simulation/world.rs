@@ -46,6 +46,8 @@ pub struct Outside {
     pub digests: BTreeSet<String>,
     /// The number that each card shows.
     pub cards: BTreeMap<String, u64>,
+    /// Cards with a number that was refused, though an unanswered call may have set it before.
+    refused_cards: BTreeSet<(String, u64)>,
     /// When its first call arrived, answered whatever.
     pub first_seen_ms: BTreeMap<u64, u64>,
     /// The bytes under each `msgUuid`: a repeat has the same.
@@ -150,6 +152,7 @@ impl World {
             taken: BTreeMap::new(),
             digests: BTreeSet::new(),
             cards: BTreeMap::new(),
+            refused_cards: BTreeSet::new(),
             first_seen_ms: BTreeMap::new(),
             robot_bodies: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -450,7 +453,12 @@ impl Outside {
             Kind::Throttled => answer(403, &json!({"code": "send.too.fast", "message": "x"})),
             Kind::BusyWithCode => busy(),
             Kind::Ban => page(403),
-            Kind::Dead => answer(400, &json!({"code": "param.contentUnsafe", "message": "x"})),
+            Kind::Dead => {
+                if let (name, Some(number)) = numbered_card(body) {
+                    self.refused_cards.insert((name, number));
+                }
+                answer(400, &json!({"code": "param.contentUnsafe", "message": "x"}))
+            }
             Kind::BadGateway => {
                 if self.dice.below(2) == 0 {
                     self.do_card(path, body);
@@ -462,9 +470,7 @@ impl Outside {
     }
 
     fn do_card(&mut self, path: &str, body: &Value) -> Reply {
-        let name = body["outTrackId"].as_str().unwrap_or_default().to_owned();
-        let number = body["cardData"]["cardParamMap"]["n"].as_str();
-        let number: Option<u64> = number.and_then(|number| number.parse().ok());
+        let (name, number) = numbered_card(body);
         let refused = |code: &str| answer(400, &json!({"code": code, "message": "x"}));
         let known = self.cards.get(&name).copied();
         if path.ends_with("createAndDeliver") {
@@ -477,7 +483,8 @@ impl Outside {
                 return refused("param.cardNotExist");
             };
             if let Some(number) = number {
-                if number < known {
+                let was_refused = self.refused_cards.contains(&(name.clone(), known));
+                if number < known && !was_refused {
                     let fault = format!("card {name} was set to {number} after {known}");
                     self.faults.push(fault);
                 }
@@ -720,3 +727,10 @@ const PLATFORM: &[(Weather, Row)] = &[
         &[(50, says(Kind::Gone)), (50, says(Kind::Ok))],
     ),
 ];
+
+/// Which card a call is about, and the number that it is to show.
+fn numbered_card(body: &Value) -> (String, Option<u64>) {
+    let name = body["outTrackId"].as_str().unwrap_or_default().to_owned();
+    let number = body["cardData"]["cardParamMap"]["n"].as_str();
+    (name, number.and_then(|number| number.parse().ok()))
+}
