@@ -60,15 +60,29 @@ fn room(path: &Path) -> String {
         .to_owned()
 }
 
-/// Code without comments and without what only tests see.
+/// Code without comments and without what only tests see: an item after `#[cfg(test)]` ends with a `;` on
+/// its first line or with a `}` in the first column.
 fn code(text: &str) -> String {
-    let lines = text
-        .lines()
-        .take_while(|line| !line.starts_with("#[cfg(test)]"));
-    lines
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let mut kept = vec![];
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.starts_with("#[cfg(test)]") {
+            let first = lines.by_ref().find(|line| !line.starts_with("#["));
+            if first.is_some_and(|line| !line.ends_with(';')) {
+                lines.by_ref().find(|line| *line == "}");
+            }
+        } else if !line.trim_start().starts_with("//") {
+            kept.push(line);
+        }
+    }
+    kept.join("\n")
+}
+
+#[test]
+fn what_only_tests_see_is_left_out_and_nothing_else() {
+    let text =
+        "a\n#[cfg(test)]\nmod tests;\nb\n#[cfg(test)]\n#[expect(x)]\nmod more {\n    c\n}\n// d\ne";
+    assert_eq!(code(text), "a\nb\ne");
 }
 
 fn named(text: &str) -> Vec<String> {
