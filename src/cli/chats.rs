@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::output::{cell, finish, items, say, table};
+use super::output::{cell, finish, items, say, say_more, table};
 use super::{Target, client};
 
 #[derive(Debug, Args)]
@@ -20,14 +20,26 @@ pub(super) struct Arguments {
     /// installed, uninstalled or all.
     #[arg(long, default_value = "installed")]
     state: String,
+    /// How many.
+    #[arg(long, default_value_t = 200)]
+    limit: u16,
+    /// Go on where an earlier list ended.
+    #[arg(long)]
+    cursor: Option<String>,
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let mut path = format!(
-        "/v1/chats?limit=200&state={}",
+        "/v1/chats?limit={}&state={}",
+        arguments.limit,
         client::encoded(&arguments.state)
     );
-    for (name, value) in [("q", &arguments.q), ("app", &arguments.app)] {
+    let given = [
+        ("q", &arguments.q),
+        ("app", &arguments.app),
+        ("cursor", &arguments.cursor),
+    ];
+    for (name, value) in given {
         if let Some(value) = value {
             path.push_str(&format!("&{name}={}", client::encoded(value)));
         }
@@ -53,4 +65,5 @@ fn show(page: &Value) {
         })
         .collect();
     table(&["TITLE", "STATE", "APP", "ID", "INSTALLED"], &rows);
+    say_more(page);
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::output::{cell, complain, finish, items, say, say_json, table};
+use super::output::{cell, complain, finish, items, say, say_json, say_more, table};
 use super::{BAD_ARGUMENTS, Target, client};
 
 #[derive(Debug, Args)]
@@ -261,9 +261,7 @@ fn list(page: &Value) {
         })
         .collect();
     table(&["ID", "STATE", "REASON", "ENDED", "WHAT"], &rows);
-    if !cell(page, "/next_cursor").eq("-") {
-        say(&format!("more: --cursor {}", cell(page, "/next_cursor")));
-    }
+    say_more(page);
     if page
         .get("damaged_records")
         .and_then(Value::as_u64)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::output::{cell, finish, items, say, say_json, table};
+use super::output::{cell, finish, items, say, say_json, say_more, table};
 use super::{Target, client};
 
 #[derive(Debug, Args)]
@@ -26,6 +26,9 @@ enum What {
         /// How many.
         #[arg(long, default_value_t = 50)]
         limit: u16,
+        /// Go on where an earlier list ended.
+        #[arg(long)]
+        cursor: Option<String>,
     },
     /// One message with its content and receipts.
     Show {
@@ -80,10 +83,13 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             target,
             state,
             limit,
+            cursor,
         } => {
             let mut path = format!("/v1/messages?limit={limit}");
-            if let Some(state) = state {
-                path.push_str(&format!("&state={}", client::encoded(state)));
+            for (name, value) in [("state", state), ("cursor", cursor)] {
+                if let Some(value) = value {
+                    path.push_str(&format!("&{name}={}", client::encoded(value)));
+                }
             }
             finish(client::ask(target, "GET", &path, None), target.json, list)
         }
@@ -145,6 +151,7 @@ fn list(page: &Value) {
         ],
         &rows,
     );
+    say_more(page);
     if messages
         .iter()
         .any(|message| cell(message, "/state") == "unknown")

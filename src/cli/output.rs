@@ -67,6 +67,14 @@ pub(super) fn cell(value: &Value, pointer: &str) -> String {
     }
 }
 
+/// Says how to see what did not fit on this page of a list.
+pub(super) fn say_more(page: &Value) {
+    let cursor = cell(page, "/next_cursor");
+    if cursor != "-" {
+        say(&format!("more: --cursor {cursor}"));
+    }
+}
+
 /// Prints the answer of the daemon, or its problem, and makes the exit code of it.
 pub(super) fn finish(
     answer: Result<Value, String>,
