@@ -335,7 +335,7 @@ impl Stored {
             let mut aside = Batch::default();
             dedup.load(view, &mut aside)?;
             idempotency.load(view, &mut aside)?;
-            chats.load(view)?;
+            chats.load(view, &mut aside)?;
             if !bug(Bug::ChargesForgotten) {
                 egress.load(view, &mut aside)?;
             }

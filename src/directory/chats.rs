@@ -98,18 +98,24 @@ pub struct Filter {
 }
 
 impl Chats {
-    /// Reads the groups back.
-    pub fn load(&self, view: &View<'_>) -> Result<(), ReadError> {
+    /// Reads the groups back. Damaged rows are put into `aside`; the next event of the group makes a new one.
+    pub fn load(&self, view: &View<'_>, aside: &mut Batch) -> Result<(), ReadError> {
         let mut chats = self.lock();
-        view.walk(Table::Chats, &[], &[], Order::Ascending, &mut |_, value| {
-            match record::decode::<Chat>(value) {
-                Ok(chat) => {
-                    chats.insert((chat.app.clone(), chat.id.clone()), chat);
+        view.walk(
+            Table::Chats,
+            &[],
+            &[],
+            Order::Ascending,
+            &mut |key, value| {
+                match record::decode::<Chat>(value) {
+                    Ok(chat) => {
+                        chats.insert((chat.app.clone(), chat.id.clone()), chat);
+                    }
+                    Err(error) => aside.quarantine(Table::Chats, key, value, &error),
                 }
-                Err(_) => crate::metrics::store_quarantined(),
-            }
-            true
-        })
+                true
+            },
+        )
     }
 
     /// Applies a change and runs `submit` with it in a batch, under one lock: so what is on disk has

@@ -42,13 +42,13 @@ struct Charge {
 
 impl Egress {
     /// Reads charges, pauses and the ledger back. What was under way when the process died counts as
-    /// made and as ended now: `batch` says so once and for all.
+    /// made and as ended now: `batch` says so once and for all. Damaged rows are put aside in it too.
     pub fn load(&self, view: &View<'_>, batch: &mut Batch) -> Result<(), ReadError> {
         self.load_ledger(view)?;
         self.load_charges(view, batch)?;
         self.ledger().loaded();
         self.review();
-        self.load_pauses(view)
+        self.load_pauses(view, batch)
     }
 
     fn load_ledger(&self, view: &View<'_>) -> Result<(), ReadError> {
@@ -90,16 +90,18 @@ impl Egress {
                         }
                         self.charges.settled().push_back((last, ended_ms));
                     }
-                    Err(_) => crate::metrics::store_quarantined(),
+                    Err(error) => batch.quarantine(Table::Charges, key, value, &error),
                 }
                 true
             },
         )?;
-        self.charges.next.store(last + 1, Ordering::Relaxed);
+        self.charges
+            .next
+            .store(last.saturating_add(1), Ordering::Relaxed);
         Ok(())
     }
 
-    fn load_pauses(&self, view: &View<'_>) -> Result<(), ReadError> {
+    fn load_pauses(&self, view: &View<'_>, batch: &mut Batch) -> Result<(), ReadError> {
         let (mono_ms, wall_ms) = (self.clock.mono_ms(), self.clock.wall_ms());
         let mut limits = self.limits();
         view.walk(
@@ -108,7 +110,10 @@ impl Egress {
             &[],
             Order::Ascending,
             &mut |key, value| {
-                let until_ms = record::decode::<u64>(value).unwrap_or(0);
+                let until_ms = record::decode::<u64>(value).unwrap_or_else(|error| {
+                    batch.quarantine(Table::Pauses, key, value, &error);
+                    0
+                });
                 // What an operator can cure is tried afresh after a restart; penalties are waited out.
                 let penalty =
                     |key: &Key| matches!(key.kind, Kind::Robot | Kind::Chat | Kind::Egress);

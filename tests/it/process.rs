@@ -519,6 +519,13 @@ async fn a_damaged_record_is_set_aside_counted_and_shown_and_the_rest_goes_on() 
                     )
                 })
                 .unwrap();
+            for (table, key) in [
+                (Table::Chats, &b"oncall\0cidX"[..]),
+                (Table::Charges, &[9; 8]),
+                (Table::Pauses, &[1; 9]),
+            ] {
+                batch.put(table, key, b"no record");
+            }
             journal.commit(batch).await.unwrap();
             journal.close();
         })
@@ -528,12 +535,14 @@ async fn a_damaged_record_is_set_aside_counted_and_shown_and_the_rest_goes_on() 
         stage.reaches(id, "sent").await;
     }
     let dead = stage.daemon.socket("GET", "/v1/dead").await.unwrap();
-    assert_eq!(dead["damaged_records"], 1, "{dead}");
-    assert_eq!(dead["damaged"][0]["table"], "outbox_live", "{dead}");
+    assert_eq!(dead["damaged_records"], 4, "{dead}");
+    let damaged = dead["damaged"].as_array().unwrap();
+    let tables: Vec<_> = damaged.iter().map(|row| &row["table"]).collect();
+    assert_eq!(tables, ["charges", "chats", "outbox_live", "pauses"]);
     let metrics = stage.metrics().await;
     assert!(
-        metrics.contains("dingd_store_quarantined_records_total 1"),
-        "it is counted"
+        metrics.contains("dingd_store_quarantined_records_total 4"),
+        "they are counted"
     );
     stage.close().await;
 }
