@@ -4,15 +4,15 @@
 //!
 //! 1. A [`Batch`] is on disk as a whole or not at all. `Ok` from a commit means: written with its
 //!    checksum and synced. Nobody outside is told "accepted" before that.
-//! 2. One thread writes the log. It takes what has gathered (at most 256 batches or 1 MiB), makes it
+//! 2. One thread writes the log. It takes what has gathered (at most 256 batches, none more from 1 MiB on), makes it
 //!    durable with one write and one sync, then answers all, in the order of submission. It waits for
 //!    nothing else.
 //! 3. A batch that was submitted is written even if the submitter went away.
 //! 4. A batch is in force when it was answered: whoever reads then sees it, and after a crash it is
 //!    there with everything that was answered before it.
-//! 5. After a failed write or sync nothing more is written: the journal reports itself failed, the
-//!    process exits with 74 and recovers by reading. A sync is never tried twice. A full or read-only
-//!    disk is no failure: the write waits ([`disk`]).
+//! 5. After a failed write or sync nothing more is answered, and what failed is not tried again: the journal
+//!    reports itself failed, the process exits with 74 and recovers by reading. What was answered before may
+//!    still go from the log into the tables. A full or read-only disk is no failure: the write waits ([`disk`]).
 //! 6. A message is *live* (its state is in the live table) or *done* (its state is in the done
 //!    table), never both: the move is one batch. Accepted = live + done + purged + quarantined, always.
 //! 7. A damaged record is moved aside under its table and key, counted and named; the rest goes on.
@@ -27,8 +27,9 @@
 //! Opening: every page of the tables is checked, so that a changed one is found before it is believed;
 //! the store is refused then. The tables say up to which group they have the log (`meta`, `group`); later groups are read
 //! from the log and put into the tables, in order. The group's number and its writes are one
-//! transaction, so no group is applied twice. The torn end of the log was never answered and is cut; a
-//! damaged group before a sound one is set aside.
+//! transaction, so no group is applied twice. The torn end of the log was never answered and is cut (a newest
+//! group that was damaged after it was answered cannot be told from it); a damaged group before a sound one is
+//! set aside.
 //!
 //! # Format
 //!
