@@ -12,7 +12,7 @@ use super::dead::filter::{Cursor, Filter as DeadFilter};
 use super::lane::Command;
 use super::request::Asked;
 use super::send::limits;
-use super::{Client, Live, Message, Settings, Whom, reply, request, show};
+use super::{Client, Live, Message, Route, Settings, Whom, reply, request, show};
 use crate::clock::{parse_rfc3339, rfc3339};
 use crate::delivery::id::MessageId;
 use crate::delivery::record;
@@ -184,18 +184,29 @@ impl Api {
         if let Once::Replayed(answer) = once {
             return Ok(accepted(200, &answer, true));
         }
-        let asked = {
-            let settings = self.outbox.settings.load_full();
-            parse(&request.body, client, &settings, &self.chats).map_err(refuse)?
-        };
+        let settings = self.outbox.settings.load_full();
+        let asked = parse(&request.body, client, &settings, &self.chats).map_err(refuse)?;
         let priority = asked.priority;
         self.outbox.admit(priority).inspect_err(|problem| {
             metrics::admission(Some(priority), "refused", problem.slug());
         })?;
-        let keys = limits(asked.route, &asked.message.app, asked.message.to.target());
+        let (app, target) = (&asked.message.app, asked.message.to.target());
+        let carriers = match settings.pools.get(target) {
+            Some(robots) if asked.route == Route::Webhook => robots.as_slice(),
+            _ => &[target.to_owned()],
+        };
+        let carriers: Vec<_> = carriers
+            .iter()
+            .map(|carrier| limits(asked.route, app, carrier))
+            .collect();
         let answer = self.outbox.accept(asked, once).await?;
         let critical = priority == Priority::Critical;
-        let standing = self.egress.standing(&keys, critical);
+        // Of a pool that of the robot that can take most.
+        let standing = carriers
+            .iter()
+            .map(|keys| self.egress.standing(keys, critical))
+            .max_by_key(|standing| standing.iter().map(|limit| limit.left).min())
+            .unwrap_or_default();
         Ok(tell(accepted(202, &answer, false), &standing))
     }
 

@@ -438,3 +438,27 @@ async fn a_name_that_is_neither_robot_nor_pool_is_refused_with_those_that_are() 
     assert!(reply.body.contains("robot-0") && reply.body.contains("sre"));
     stage.close().await;
 }
+
+#[tokio::test]
+async fn what_a_pool_can_take_is_what_its_freest_robot_can() {
+    // In DingTalk's own time, so that no call ages meanwhile.
+    let stage = with(Settings::default(), 2, |config| config).await;
+    for number in 0..6 {
+        let id = stage
+            .send(&text_to(&sre(), &format!("message {number}")))
+            .await;
+        stage.reaches(&id, "sent").await;
+    }
+    let carried = by_robot(&stage);
+    assert_eq!(carried.len(), 2, "both carry: {carried:?}");
+    let fewest = *carried.values().min().unwrap();
+    let reply = stage.post(&text_to(&sre(), "one more")).await;
+    let standing = reply.header("ratelimit").unwrap();
+    // The message itself may be under way already.
+    let expected = [15 - fewest, 14 - fewest].map(|left| format!("\"robot\";r={left};"));
+    assert!(
+        expected.iter().any(|left| standing.contains(left)),
+        "{standing}, {carried:?}"
+    );
+    stage.close().await;
+}
