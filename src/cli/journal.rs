@@ -18,7 +18,8 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Read every page and record of a store that no daemon runs on. Opens it as a start does.
+    /// Read every page and record of a store that no daemon runs on. Opens it as a start does, and takes over
+    /// one of an older release.
     Check {
         /// The configuration, to find the state directory.
         #[arg(long, default_value = "/etc/dingd/config.toml", value_name = "FILE")]
