@@ -431,16 +431,8 @@ impl Work {
                     PLATFORM.delay_after_ms(target.attempts, random::share(), retry_after_s);
                 (reason, delay)
             }
-            Outcome::Gone => (
-                Reason::new(
-                    "upstream_gone",
-                    "the upstream answered 410 Gone",
-                    "告警平台已停用该接收地址；更新 [[upstreams]] url 后 systemctl reload dingd。",
-                    "The platform retired this URL; update [[upstreams]] url, then systemctl reload dingd.",
-                ),
-                // When the upstream is tried again.
-                0,
-            ),
+            // When the upstream is tried again.
+            Outcome::Gone => (gone(), 0),
         };
         let text = format!(
             "upstream {}: {} — {} / {}",
@@ -602,6 +594,15 @@ fn bury(queue: &Queue<Forwarding>, seq: u64, entry: &Forwarding, mono_ms: u64) {
             }
         }
     }
+}
+
+fn gone() -> Reason {
+    Reason::new(
+        "upstream_gone",
+        "the upstream answered 410 Gone",
+        "告警平台已停用该接收地址；更新 [[upstreams]] url 后 systemctl reload dingd。",
+        "The platform retired this URL; update [[upstreams]] url, then systemctl reload dingd.",
+    )
 }
 
 /// When a breaker lets somebody try. One whose time has come waits for somebody to come, not for time.
