@@ -13,6 +13,7 @@
     reason = "a test that cannot go on has failed; tests measure real time"
 )]
 
+mod apps;
 mod callbacks;
 mod card_changes;
 mod card_kills;
