@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::delivery::id::short_digest;
+use crate::delivery::state::Ambiguous;
 use crate::delivery::verdict::{Scope, Verdict, Wait};
 use crate::dingtalk::answer::{Api, BAN_MS_MIN};
 use crate::health::Health;
@@ -42,6 +43,8 @@ pub struct App {
     pub robot_code: String,
     /// The cool app's code, if the app has one.
     pub cool_app_code: Option<String>,
+    /// For messages that do not say it themselves: what to do when nobody can know.
+    pub ambiguous: Ambiguous,
     /// How its cards work.
     pub cards: Cards,
     /// Its Stream connection; `None`: it has none.

@@ -13,7 +13,7 @@ use toml::Value;
 
 use super::read::Section;
 use super::{Config, Door, Log};
-use crate::delivery::state::Priority;
+use crate::delivery::state::{Ambiguous, Priority};
 use crate::dingtalk::answer::BAN_MS_MIN;
 use crate::dingtalk::digest::Language;
 use crate::dingtalk::envelope::{Freshness, Keys};
@@ -219,6 +219,16 @@ fn apps(root: &Section<'_>) -> Vec<(App, Option<Keys>)> {
         section.number("agent_id", 1..=u64::MAX, 1);
         let cool_app_code = section.text("cool_app_code");
         let robot_code = section.text("robot_code").or_else(|| client_id.clone());
+        let ambiguous = match section.text("ambiguous").as_deref() {
+            None | Some("retry") => Ambiguous::Retry,
+            Some("hold") => Ambiguous::Hold,
+            Some("drop") => Ambiguous::Drop,
+            Some(_) => {
+                let cure = "write \"retry\", \"hold\" or \"drop\"";
+                section.fault("ambiguous", "is unknown", cure);
+                Ambiguous::Retry
+            }
+        };
         let keys = section
             .has("callback")
             .then(|| callback(&section.section("callback"), client_id.as_deref()));
@@ -247,6 +257,7 @@ fn apps(root: &Section<'_>) -> Vec<(App, Option<Keys>)> {
                 client_secret,
                 robot_code,
                 cool_app_code,
+                ambiguous,
                 cards,
                 stream,
             };

@@ -37,8 +37,8 @@ struct Body {
     at: At,
     /// By default high: somebody waits for it.
     priority: Option<Priority>,
-    #[serde(default)]
-    ambiguous: Ambiguous,
+    /// By default that of the app.
+    ambiguous: Option<Ambiguous>,
     expires_in_s: Option<u64>,
 }
 
@@ -69,7 +69,7 @@ pub fn answer(
         content,
         at: At::default(),
         priority: None,
-        ambiguous: Ambiguous::default(),
+        ambiguous: None,
         expires_in_s: None,
     };
     check(body, Priority::High, CLIENT, settings, chats)
@@ -146,7 +146,7 @@ fn check(
         message,
         route,
         priority,
-        ambiguous: body.ambiguous,
+        ambiguous: body.ambiguous.unwrap_or(app.ambiguous),
         lifetime_ms,
     })
 }

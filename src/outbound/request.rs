@@ -41,8 +41,8 @@ struct Body {
     at: At,
     #[serde(default)]
     priority: Priority,
-    #[serde(default)]
-    ambiguous: Ambiguous,
+    /// By default that of the app.
+    ambiguous: Option<Ambiguous>,
     expires_in_s: Option<u64>,
     merge_key: Option<String>,
     status: Option<Status>,
@@ -147,6 +147,7 @@ fn check(
     }
     let lifetime_ms = lifetime_ms(body.priority, body.expires_in_s)?;
     let (route, app, cool_app_code) = route(&body.to, body.app.as_deref(), settings, chats)?;
+    let ambiguous = body.ambiguous.or(app.map(|app| app.ambiguous));
     let mut message = Message {
         id: MessageId::new(0, 0, 0),
         app: app.map_or_else(String::new, |app| app.name.clone()),
@@ -184,7 +185,7 @@ fn check(
         message,
         route,
         priority: body.priority,
-        ambiguous: body.ambiguous,
+        ambiguous: ambiguous.unwrap_or_default(),
         lifetime_ms,
     })
 }

@@ -182,6 +182,7 @@ fn refused(reason: Option<&Reason>) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::state::Ambiguous;
     use crate::egress::Cards;
 
     fn an_app(callback: CardCallback, secret: bool) -> App {
@@ -192,6 +193,7 @@ mod tests {
             client_secret: Secret::new("s"),
             robot_code: String::new(),
             cool_app_code: None,
+            ambiguous: Ambiguous::Retry,
             cards: Cards {
                 callback,
                 route_key: Some("k".to_owned()),
