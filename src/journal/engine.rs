@@ -70,7 +70,7 @@ pub enum OpenError {
     /// A restore was interrupted.
     #[error("a restore in {0} did not come to its end; run `dingd restore <backup>` again")]
     Restoring(PathBuf),
-    /// The directory cannot be used.
+    /// The directory cannot be used, or its disk fails.
     #[error(
         "{path}: {source}; check that state_dir exists, is writable and has space, and what the kernel says of its disk (dmesg)"
     )]
@@ -395,7 +395,15 @@ impl From<io::Error> for Unopened {
 impl From<DatabaseError> for Unopened {
     fn from(error: DatabaseError) -> Self {
         match error {
-            DatabaseError::Storage(StorageError::Io(source)) => Self::Io(source),
+            // These two kinds are about the content: it is no store, or it was cut.
+            DatabaseError::Storage(StorageError::Io(source))
+                if !matches!(
+                    source.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                Self::Io(source)
+            }
             error => Self::Damaged(error.to_string()),
         }
     }

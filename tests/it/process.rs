@@ -461,15 +461,19 @@ async fn a_damaged_store_is_refused_with_the_cure_and_a_backup_cures_it() {
     assert_eq!(run(&["backup", path]).await, Some(0));
     stage.daemon.kill().await;
     let store = Daemon::state_dir(stage.dir.path()).join("journal.redb");
-    let mut bytes = std::fs::read(&store).unwrap();
+    let sound = std::fs::read(&store).unwrap();
+    let (mut headless, mut bytes) = (sound.clone(), sound.clone());
+    headless[..9].fill(0);
     // Behind the header, over as many pages as matter.
     for page in bytes.chunks_mut(4_096).skip(1).take(40) {
         page[100] ^= 1;
     }
-    std::fs::write(&store, &bytes).unwrap();
-    let refused = Daemon::start(program(), stage.dir.path(), &stage.config).await;
-    let said = refused.err().unwrap();
-    assert!(said.contains("dingd restore"), "{said}");
+    for damaged in [&headless[..], &sound[..sound.len() / 2], &bytes] {
+        std::fs::write(&store, damaged).unwrap();
+        let refused = Daemon::start(program(), stage.dir.path(), &stage.config).await;
+        let said = refused.err().unwrap();
+        assert!(said.contains("dingd restore"), "{said}");
+    }
     assert_eq!(run(&["restore", path]).await, Some(0));
     assert!(
         store.with_extension("redb.before-restore").exists(),
