@@ -151,7 +151,9 @@ struct Parts {
     chats: Arc<Chats>,
     apps: Arc<ArcSwap<Vec<DingTalkApp>>>,
     /// Rung when the configuration was taken over.
-    reloaded: Arc<Notify>,
+    /// Rung when the configuration was taken over; each has one who waits.
+    streams_reloaded: Arc<Notify>,
+    forwarder_reloaded: Arc<Notify>,
     corps: Arc<ArcSwap<HashMap<String, String>>>,
     keep: Arc<ArcSwap<Keep>>,
     retention: Arc<(Retention, Retention)>,
@@ -466,7 +468,8 @@ impl Parts {
             outbox,
             chats: stored.chats,
             apps: Arc::new(ArcSwap::from_pointee(apps)),
-            reloaded: Arc::new(Notify::new()),
+            streams_reloaded: Arc::new(Notify::new()),
+            forwarder_reloaded: Arc::new(Notify::new()),
             corps,
             keep: Arc::new(ArcSwap::from_pointee(config.keep)),
             retention: Arc::default(),
@@ -573,6 +576,7 @@ impl Parts {
         let forwarder = Forwarder {
             asking: self.inbox.asking.clone(),
             late,
+            reloaded: self.forwarder_reloaded.clone(),
             settings: self.inbox.settings.clone(),
             queue: self.inbox.queue.clone(),
             journal: self.journal.clone(),
@@ -611,7 +615,7 @@ impl Parts {
         tasks.spawn(titles.run(self.apps.clone(), drain.clone()));
         let streams = Streams {
             apps: self.apps.clone(),
-            reloaded: self.reloaded.clone(),
+            reloaded: self.streams_reloaded.clone(),
             taker: Taker {
                 inbox: self.inbox.clone(),
                 drain: drain.clone(),
@@ -708,7 +712,8 @@ impl Parts {
         self.health.recovered_all(pool::TROUBLE);
         // Last: it wakes those who wait, and they look at the settings.
         self.egress.reload(config.egress);
-        self.reloaded.notify_one();
+        self.streams_reloaded.notify_one();
+        self.forwarder_reloaded.notify_one();
         Ok(())
     }
 

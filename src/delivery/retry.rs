@@ -58,6 +58,12 @@ pub struct Budget {
     repeats: u32,
 }
 
+/// A repeat for which there is no room has its turn again after this, in milliseconds; `share` in 0..=1 spreads
+/// them.
+pub fn no_room_ms(share: f64) -> u64 {
+    200 + scaled(256, share)
+}
+
 /// So many repeats may always be under way.
 const REPEATS_MIN: u32 = 3;
 /// Of all that is under way, repeats may be this part, in percent.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::Settings;
@@ -22,7 +22,7 @@ use crate::delivery::event::{Forwarding, TargetState};
 use crate::delivery::id::short_digest;
 use crate::delivery::lanes::{Landed, LaneId, Lanes};
 use crate::delivery::random;
-use crate::delivery::retry::{Budget, PLATFORM};
+use crate::delivery::retry::{Budget, PLATFORM, no_room_ms};
 use crate::delivery::state::Priority;
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
@@ -34,10 +34,6 @@ use crate::metrics;
 
 /// An upstream that says "gone" (410) is left alone for this long, in milliseconds, or until its URL changes.
 const GONE_PAUSE_MS: u64 = 600_000;
-/// A repeat for which an upstream's budget has no room has its turn again after this, in milliseconds.
-const BUDGET_AGAIN_MS: u64 = 200;
-/// Settings that have changed are noticed after this at the latest, in milliseconds.
-const LOOK_AGAIN_MS: u64 = 60_000;
 /// What cannot be stored now is tried again after this, in milliseconds.
 const AGAIN_MS: u64 = 5_000;
 /// Events settled or taken in at one go, so that the loop stays fair.
@@ -62,6 +58,8 @@ pub struct Forwarder {
     pub asking: Arc<Asking>,
     /// Where answers go that come too late for those who waited.
     pub late: mpsc::Sender<Late>,
+    /// Rung when the settings have changed.
+    pub reloaded: Arc<Notify>,
 }
 
 /// A lane: the events of one conversation for one upstream, or one event that has no order to keep.
@@ -115,7 +113,7 @@ impl Forwarder {
             work.take_in(seq, state);
         }
         work.lanes.all_are_backlog();
-        let clock = work.forwarder.clock;
+        let (clock, reloaded) = (work.forwarder.clock, work.forwarder.reloaded.clone());
         while !drain.is_stopping() {
             work.start_attempts();
             let wakes_ms = work.wakes_at(clock.mono_ms());
@@ -129,6 +127,7 @@ impl Forwarder {
                     work.take_in_more(&mut appended);
                 }
                 Some(ended) = work.unanswered.join_next() => work.told(ended),
+                () = reloaded.notified() => {}
                 entry = appended.recv() => {
                     let Some(entry) = entry else { break };
                     work.take_in(entry.seq, entry.state);
@@ -258,11 +257,13 @@ impl Work {
             .breakers
             .values()
             .filter_map(|breaker| opens_at(breaker.state(), now_ms));
-        let at_latest_ms = now_ms + LOOK_AGAIN_MS;
-        let soonest_ms = breaker.chain(self.lanes.wakes_at()).min();
-        soonest_ms
-            .unwrap_or(at_latest_ms)
-            .clamp(now_ms + 1, at_latest_ms)
+        // Far away: nothing sleeps; something else will wake the loop.
+        let far_ms = now_ms + 60_000;
+        breaker
+            .chain(self.lanes.wakes_at())
+            .min()
+            .unwrap_or(far_ms)
+            .max(now_ms + 1)
     }
 
     fn start(&mut self, settings: &Settings, lane: LaneId, item: Item, now_ms: u64) {
@@ -313,7 +314,7 @@ impl Work {
         let budget = self.budgets.entry(upstream.name.clone()).or_default();
         if !budget.take(repeats) {
             metrics::retry_budget_exhausted(&upstream.name);
-            let due_ms = now_ms + BUDGET_AGAIN_MS + u64::from(random::number() % 256);
+            let due_ms = now_ms + no_room_ms(random::share());
             let failed = false;
             let later = Landed::Again { due_ms, failed };
             self.lanes.land(lane, later, now_ms);

@@ -11,7 +11,7 @@ use super::pool::{Grant, Pools};
 use super::send::{Left, Sender};
 use crate::delivery::lanes::{Landed, LaneId};
 use crate::delivery::random;
-use crate::delivery::retry::Budget;
+use crate::delivery::retry::{Budget, no_room_ms};
 use crate::delivery::state::{Priority, State};
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
@@ -24,8 +24,6 @@ use crate::metrics;
 
 /// Decisions made at one go, so that the loop stays fair.
 const STEP_MAX: usize = 256;
-/// A repeat for which a host's budget has no room has its turn again after this, in milliseconds.
-const BUDGET_AGAIN_MS: u64 = 200;
 /// Messages that are being ended at a time: each reads and writes the disk.
 const ENDINGS_MAX: usize = 64;
 /// A message whose turn comes behind one that has just ended, or its call, looks again after this, in milliseconds.
@@ -189,7 +187,7 @@ impl Work {
             .take(place.repeats)
         {
             metrics::retry_budget_exhausted(host_name(place.host));
-            let due_ms = now_ms + BUDGET_AGAIN_MS + u64::from(random::number() % 256);
+            let due_ms = now_ms + no_room_ms(random::share());
             let failed = false;
             let later = Landed::Again { due_ms, failed };
             self.backlog.lanes.land(lane, later, now_ms);
