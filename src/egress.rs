@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::clock::Clock;
 use crate::delivery::id::short_digest;
 use crate::delivery::state::Ambiguous;
-use crate::delivery::verdict::{Scope, Verdict, Wait};
+use crate::delivery::verdict::{Reason, Scope, Verdict, Wait};
 use crate::dingtalk::answer::{Api, BAN_MS_MIN};
 use crate::health::Health;
 use crate::http::transport::{Origin, Transport};
@@ -305,18 +305,8 @@ impl Egress {
         let key = *keys.iter().find(|key| key.kind == kind).or(keys.last())?;
         let until_ms = self.limits().pause(key, wait, now_ms, self.clock.wall_ms());
         crate::metrics::pause(kind.label(), &reason.code);
-        let text = format!(
-            "{} until {}: {} — {} / {}",
-            kind.label(),
-            crate::clock::rfc3339(self.clock.wall_ms() + (until_ms - now_ms)),
-            reason.detail,
-            reason.fix_zh,
-            reason.fix_en
-        );
-        if self
-            .health
-            .degraded(format!("pause/{}", kind.label()), text)
-        {
+        let until_wall_ms = self.clock.wall_ms() + (until_ms - now_ms);
+        if self.report_pause(kind, until_wall_ms, reason) {
             tracing::warn!(
                 scope = kind.label(), reason = %reason.code, detail = %reason.detail,
                 fix_zh = %reason.fix_zh, fix_en = %reason.fix_en, pause_ms = until_ms - now_ms,
@@ -324,6 +314,20 @@ impl Egress {
             );
         }
         Some(Pause { key, until_ms })
+    }
+
+    /// Says on `/ready` what is paused, until when and why. Returns whether that is news.
+    fn report_pause(&self, kind: Kind, until_wall_ms: u64, reason: &Reason) -> bool {
+        let text = format!(
+            "{} until {}: {} — {} / {}",
+            kind.label(),
+            crate::clock::rfc3339(until_wall_ms),
+            reason.detail,
+            reason.fix_zh,
+            reason.fix_en
+        );
+        let trouble = format!("pause/{}", kind.label());
+        self.health.degraded(trouble, text)
     }
 
     /// The permit was not used: nothing is charged.

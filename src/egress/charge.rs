@@ -11,8 +11,8 @@ use super::ledger::{KEEP_DAYS, Meter};
 use super::limit::{Key, Kind};
 use super::month::Day;
 use super::{Egress, Permit, Settled};
-use crate::clock::rfc3339;
 use crate::delivery::record;
+use crate::delivery::verdict::Reason;
 use crate::journal::{Batch, Journal, Order, ReadError, Table, View, number_of};
 
 /// Charges stay this much longer than the longest window, in milliseconds.
@@ -123,24 +123,11 @@ impl Egress {
                     // Clamped, so that a clock that was wrong cannot shut a robot for ever.
                     let left_ms = (until_ms - wall_ms).min(3_600_000);
                     limits.pause_until(key, mono_ms + left_ms);
-                    self.still_paused(key.kind, wall_ms + left_ms);
+                    self.report_pause(key.kind, wall_ms + left_ms, &paused_before());
                 }
                 true
             },
         )
-    }
-
-    /// Says of a pause that began before this start what can still be said.
-    fn still_paused(&self, kind: Kind, until_ms: u64) {
-        let text = format!(
-            "{} until {}: DingTalk made us pause before this start — {} / {}",
-            kind.label(),
-            rfc3339(until_ms),
-            "到时自动恢复；原因见启动前的日志（DingTalk made us pause）。",
-            "It ends by itself; the log from before the start says why (DingTalk made us pause)."
-        );
-        self.health
-            .degraded(format!("pause/{}", kind.label()), text);
     }
 
     /// Puts the cost of a call into the batch that holds its intent.
@@ -239,4 +226,14 @@ impl Charges {
     fn settled(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, u64)>> {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What can still be said of a pause that began before this start.
+fn paused_before() -> Reason {
+    Reason::new(
+        "paused_before_start",
+        "DingTalk made us pause before this start",
+        "到时自动恢复；原因见启动前的日志（DingTalk made us pause）。",
+        "It ends by itself; the log from before the start says why (DingTalk made us pause).",
+    )
 }
