@@ -102,6 +102,19 @@ async fn each_app_has_its_own_callbacks_groups_and_token() {
     let listed = stage.get("/v1/chats?app=second").await.json();
     assert_eq!(listed["chats"].as_array().unwrap().len(), 1, "{listed}");
 
+    let first = stage.get("/v1/chats?limit=1").await.json();
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let rest = stage
+        .get(&format!("/v1/chats?cursor={cursor}"))
+        .await
+        .json();
+    let apps = [&first, &rest].map(|page| page["chats"][0]["app"].clone());
+    assert!(
+        apps.contains(&json!("oncall")) && apps.contains(&json!("second")),
+        "{apps:?}"
+    );
+    assert_eq!(rest["next_cursor"], json!(null));
+
     let mut body = text_to(&json!({"chat": chat}), "to whom?");
     body.as_object_mut().unwrap().remove("app");
     let refused = stage.post(&body).await;

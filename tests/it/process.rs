@@ -348,6 +348,12 @@ async fn the_command_line_shows_and_sends() {
         .to_owned();
     stage.reaches(&id, "sent").await;
     assert!(run(&["messages", "list"]).await.1.contains(&id));
+    let newer = stage.send(&text_to(&robot(), "a second page")).await;
+    let (_, page) = run(&["messages", "list", "--limit", "1"]).await;
+    let cursor = page.trim().rsplit("more: --cursor ").next().unwrap();
+    assert!(page.contains(&newer) && !page.contains(&id), "{page}");
+    let (_, page) = run(&["messages", "list", "--limit", "1", "--cursor", cursor]).await;
+    assert!(page.contains(&id) && !page.contains("more:"), "{page}");
     assert!(
         run(&["messages", "show", &id])
             .await
