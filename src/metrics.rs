@@ -366,10 +366,22 @@ pub fn store(size_bytes: u64, free_bytes: u64, writable: bool, mismatch: u64) {
 }
 
 /// How a queue stands.
-pub fn queue(direction: &'static str, messages: [u64; Priority::COUNT], bytes: u64) {
-    for (priority, messages) in Priority::ALL.into_iter().zip(messages) {
-        emit!(gauge, "dingd_queue_messages", "direction" => direction, "priority" => priority.label())
-            .set(float(messages));
+pub fn queue(
+    direction: &'static str,
+    messages: [u64; Priority::COUNT],
+    stirring: [[u64; 2]; Priority::COUNT],
+    bytes: u64,
+) {
+    let stirring = messages.into_iter().zip(stirring);
+    for (priority, (messages, [sending, retrying])) in Priority::ALL.into_iter().zip(stirring) {
+        for (state, messages) in [
+            ("queued", messages.saturating_sub(sending + retrying)),
+            ("sending", sending),
+            ("retrying", retrying),
+        ] {
+            emit!(gauge, "dingd_queue_messages", "direction" => direction, "priority" => priority.label(), "state" => state)
+                .set(float(messages));
+        }
     }
     emit!(gauge, "dingd_queue_bytes", "direction" => direction).set(float(bytes));
 }

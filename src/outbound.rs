@@ -283,6 +283,7 @@ impl Live {
             priority: self.priority,
             bytes: self.bytes,
             accepted_ms: self.accepted_ms,
+            state: self.progress.state,
         }
     }
 

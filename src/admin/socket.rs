@@ -102,7 +102,8 @@ impl Books {
 
 fn report<S: serde::Serialize + serde::de::DeserializeOwned>(queue: &Queue<S>) {
     let direction = queue.place().direction;
-    metrics::queue(direction, queue.messages_by_priority(), queue.bytes());
+    let (messages, stirring) = (queue.messages_by_priority(), queue.stirring_by_priority());
+    metrics::queue(direction, messages, stirring, queue.bytes());
     metrics::dead_letters(direction, queue.dead().len(), queue.dead().bytes());
     for (priority, wall_ms) in Priority::ALL.into_iter().zip(queue.oldest_by_priority()) {
         metrics::queue_oldest(direction, priority, wall_ms);

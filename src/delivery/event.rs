@@ -3,6 +3,8 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::state::{Priority, State, Tag};
+
 /// One event for the platform (design §4).
 #[derive(Debug)]
 pub struct Event<'a> {
@@ -173,12 +175,17 @@ impl Forwarding {
     }
 
     /// What its queue counts it by.
-    pub fn tag(&self) -> crate::delivery::state::Tag {
-        crate::delivery::state::Tag {
+    pub fn tag(&self) -> Tag {
+        Tag {
             lane: self.lane,
-            priority: super::state::Priority::Normal,
+            priority: Priority::Normal,
             bytes: self.bytes,
             accepted_ms: self.accepted_ms,
+            state: if self.targets.iter().flatten().any(Target::is_repeated) {
+                State::Retrying
+            } else {
+                State::Queued
+            },
         }
     }
 }
@@ -193,6 +200,10 @@ impl Target {
             due_ms: 0,
             reason: None,
         }
+    }
+
+    fn is_repeated(&self) -> bool {
+        self.state == TargetState::Waiting && self.attempts > 0
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Tag {
     pub bytes: u64,
     /// Wall time of acceptance in milliseconds.
     pub accepted_ms: u64,
+    /// How far it is.
+    pub state: State,
 }
 
 /// The state of a message as the API shows it.

@@ -23,7 +23,7 @@ use crate::delivery::id::short_digest;
 use crate::delivery::lanes::{Landed, LaneId, Lanes};
 use crate::delivery::random;
 use crate::delivery::retry::{Budget, PLATFORM, no_room_ms};
-use crate::delivery::state::Priority;
+use crate::delivery::state::{self, Priority};
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
 use crate::health::Health;
@@ -334,15 +334,25 @@ impl Work {
             return;
         }
         report(&upstream.name, was, breaker.state());
-        self.lanes.fly(lane);
-        let call = self.delivery();
         let name = upstream.name.clone();
+        self.fly(lane, item, name, repeats);
+    }
+
+    fn fly(&mut self, lane: LaneId, item: Item, upstream: String, repeats: bool) {
+        self.lanes.fly(lane);
+        let (seq, _) = item;
+        if let Some(entry) = self.entries.get(&seq) {
+            let state = state::State::Sending;
+            let tag = entry.tag();
+            self.forwarder.queue.moved(seq, state::Tag { state, ..tag });
+        }
+        let call = self.delivery();
         self.attempts.spawn(async move {
-            let outcome = call.deliver(&name, seq).await;
+            let outcome = call.deliver(&upstream, seq).await;
             Attempt {
                 lane,
                 item,
-                upstream: name,
+                upstream,
                 repeats,
                 outcome,
             }
@@ -495,7 +505,9 @@ impl Work {
             return;
         }
         let mut batch = Batch::default();
-        self.forwarder.queue.update(&mut batch, seq, entry);
+        self.forwarder
+            .queue
+            .update(&mut batch, seq, entry, entry.tag());
         self.forwarder.journal.submit(batch, |_| ());
     }
 
@@ -537,7 +549,7 @@ impl Work {
         let mono_ms = self.forwarder.clock.mono_ms();
         self.forwarder.journal.submit(batch, move |result| {
             if result.is_ok() {
-                queue.finished(entry.tag());
+                queue.finished(seq, entry.tag());
                 bury(&queue, seq, &entry, mono_ms);
                 let reason = entry
                     .targets

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::dead::Index;
 use super::{Batch, Counter, Order, ReadError, Table, View};
 use crate::delivery::record;
-use crate::delivery::state::{Priority, Tag};
+use crate::delivery::state::{Priority, State, Tag};
 use crate::faults::{Bug, bug};
 
 /// The tables and counters of one queue.
@@ -84,6 +84,18 @@ struct Counts {
     lanes: HashMap<u64, u64>,
     by_priority: [Ages; Priority::COUNT],
     bytes: u64,
+    /// Those that do not just wait: being sent, or to be repeated.
+    stirring: HashMap<u64, (Priority, State)>,
+}
+
+impl Counts {
+    fn moved(&mut self, seq: u64, tag: Tag) {
+        if tag.state == State::Queued {
+            self.stirring.remove(&seq);
+        } else {
+            self.stirring.insert(seq, (tag.priority, tag.state));
+        }
+    }
 }
 
 /// How many there are and how old they are, by the second, so that what this takes does not grow with
@@ -227,7 +239,7 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
 
     /// The entry is durable: it counts, and the worker gets it.
     pub fn appended(&self, seq: u64, tag: Tag, state: S) {
-        self.count(tag);
+        self.count(seq, tag);
         if self.worker.send(Appended { seq, state }).is_err() {
             // The worker has stopped (drain); the entry is read back at the next start.
             tracing::debug!(
@@ -239,8 +251,9 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
     }
 
     /// Counts an entry that [`Self::recover`] brought back.
-    pub fn count(&self, tag: Tag) {
+    pub fn count(&self, seq: u64, tag: Tag) {
         let mut counts = self.counts();
+        counts.moved(seq, tag);
         *counts.lanes.entry(tag.lane).or_default() += 1;
         if let Some(ages) = counts.by_priority.get_mut(tag.priority.index()) {
             ages.add(tag.accepted_ms);
@@ -248,9 +261,15 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
         counts.bytes += tag.bytes;
     }
 
-    /// Replaces the state of a live entry.
-    pub fn update(&self, batch: &mut Batch, seq: u64, state: &S) {
+    /// Replaces the state of a live entry, which is `tag` from now on.
+    pub fn update(&self, batch: &mut Batch, seq: u64, state: &S, tag: Tag) {
         batch.put(self.place.live, seq.to_be_bytes(), record::encode(state));
+        self.moved(seq, tag);
+    }
+
+    /// How far a live entry is.
+    pub fn moved(&self, seq: u64, tag: Tag) {
+        self.counts().moved(seq, tag);
     }
 
     /// Ends an entry with `state`. When that is durable, call [`Self::finished`].
@@ -262,8 +281,9 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
     }
 
     /// The end of an entry is durable.
-    pub fn finished(&self, tag: Tag) {
+    pub fn finished(&self, seq: u64, tag: Tag) {
         let mut counts = self.counts();
+        counts.stirring.remove(&seq);
         if let Some(lane) = counts.lanes.get_mut(&tag.lane) {
             *lane = lane.saturating_sub(1);
             if *lane == 0 {
@@ -344,6 +364,21 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
     pub fn messages_by_priority(&self) -> [u64; Priority::COUNT] {
         let counts = self.counts();
         counts.by_priority.each_ref().map(|ages| ages.messages)
+    }
+
+    /// Entries under way that are being sent, and that wait to be repeated, by urgency.
+    pub fn stirring_by_priority(&self) -> [[u64; 2]; Priority::COUNT] {
+        let mut out = [[0; 2]; Priority::COUNT];
+        for (priority, state) in self.counts().stirring.values() {
+            if let Some([sending, retrying]) = out.get_mut(priority.index()) {
+                *(if *state == State::Sending {
+                    sending
+                } else {
+                    retrying
+                }) += 1;
+            }
+        }
+        out
     }
 
     /// Wall time in milliseconds at which the oldest of each urgency was accepted, right to the second;

@@ -462,7 +462,7 @@ impl Recovery {
                     self.backlog.clock.wall_ms() + DINGTALK.delay_ms(failures, random::share())
                 }
             };
-            queue.update(&mut self.batch, seq, &live);
+            queue.update(&mut self.batch, seq, &live, live.tag());
         }
         match live.digest {
             Some(digest) => self.backlog.take_in_folded(seq, &live, digest),

@@ -60,7 +60,7 @@ impl Sender {
         self.queue.append(&mut batch, seq, &payload, &live);
         for (part, (_, state)) in &mut folded {
             state.digest = Some(message.id);
-            self.queue.update(&mut batch, *part, state);
+            self.queue.update(&mut batch, *part, state, state.tag());
         }
         point("digest.before");
         if self.journal.commit(batch).await.is_err() {
@@ -69,7 +69,7 @@ impl Sender {
             return Left::Parts;
         }
         point("digest.after");
-        self.queue.count(live.tag());
+        self.queue.count(seq, live.tag());
         metrics::digest(folded.len());
         tracing::info!(id = %message.id, messages = folded.len(), "messages that could not go out in time go as one digest");
         self.attempt(seq, grant, false).await
@@ -134,7 +134,7 @@ impl Sender {
             let queue = self.queue.clone();
             self.journal.submit(batch, move |result| {
                 if result.is_ok() {
-                    queue.finished(live.tag());
+                    queue.finished(seq, live.tag());
                 }
             });
             return Left::Parts;
@@ -168,9 +168,9 @@ impl Sender {
         self.journal.submit(batch, move |result| {
             point("settle.after");
             if result.is_ok() {
-                queue.finished(live.tag());
+                queue.finished(seq, live.tag());
                 for (part, state, outcome) in ended {
-                    queue.finished(state.tag());
+                    queue.finished(part, state.tag());
                     dead::bury(&queue, part, &state, mono_ms);
                     outcomes.appended(outcome);
                     state.report_end();

@@ -260,7 +260,7 @@ impl Sender {
         boarded: Option<Boarded>,
     ) -> Option<ChargeId> {
         let mut batch = Batch::default();
-        self.queue.update(&mut batch, seq, live);
+        self.queue.update(&mut batch, seq, live, live.tag());
         // In hand until it is on disk.
         let boarded = boarded.map(|mut boarded| {
             boarded.held.put(&mut batch, self.clock.wall_ms());
@@ -371,7 +371,7 @@ impl Sender {
         }
         live.progress.reason = verdict.reason().cloned();
         let mut batch = Batch::default();
-        self.queue.update(&mut batch, seq, &live);
+        self.queue.update(&mut batch, seq, &live, live.tag());
         self.durable(batch).await;
         self.again_in(NO_TOKEN_MS + u64::from(random::number() % 1_000))
     }
@@ -509,7 +509,7 @@ impl Sender {
         } else {
             self.clock.wall_ms() + delay_ms
         };
-        self.queue.update(&mut batch, seq, &live);
+        self.queue.update(&mut batch, seq, &live, live.tag());
         let held = held.map(|mut held| {
             held.put(&mut batch, self.clock.wall_ms());
             held
@@ -546,7 +546,7 @@ impl Sender {
             point("settle.after");
             drop(held);
             if result.is_ok() {
-                queue.finished(live.tag());
+                queue.finished(seq, live.tag());
                 dead::bury(&queue, seq, &live, mono_ms);
                 outcomes.appended(ended);
                 live.report_end();
@@ -581,7 +581,7 @@ impl Sender {
         let queue = self.queue.clone();
         self.journal.submit(batch, move |result| {
             if let (Ok(()), Some(tag)) = (result, tag) {
-                queue.finished(tag);
+                queue.finished(seq, tag);
             }
         });
         // If it was a digest, what was in it waits again.

@@ -121,6 +121,64 @@ async fn a_queue_that_is_full_refuses_the_less_urgent_first() {
 }
 
 #[tokio::test]
+async fn the_queue_is_counted_by_urgency_and_by_how_far_each_is() {
+    let stage = Stage::open().await;
+    let switches = |slow_ms, down| dingd::sim::dingtalk::Switches {
+        slow_ms,
+        down,
+        ..Default::default()
+    };
+    let count = async |state: &str| {
+        let series = format!(
+            r#"dingd_queue_messages{{direction="outbound",priority="high",state="{state}"}} "#
+        );
+        let metrics = stage.metrics().await;
+        let line = metrics.lines().find(|line| line.starts_with(&series));
+        line.unwrap_or_else(|| panic!("{metrics}"))[series.len()..].to_owned()
+    };
+    let send = async |text| {
+        let mut body = text_to(&robot(), text);
+        body["priority"] = json!("high");
+        stage.send(&body).await
+    };
+    stage.box_.set(switches(2_000, false));
+    let slow = send("one is under way").await;
+    let mut ids = vec![slow.clone()];
+    for _ in 0..3 {
+        ids.push(send("the others wait for it").await);
+    }
+    until("one is sent", async || count("sending").await == "1").await;
+    assert_eq!(count("queued").await, "3");
+    stage.box_.set(switches(0, true));
+    until("the next one failed", async || {
+        count("retrying").await == "1"
+    })
+    .await;
+    assert_eq!(
+        (count("queued").await, count("sending").await),
+        ("2".into(), "0".into())
+    );
+    // What was counted is on disk.
+    let stage = stage.crash().await;
+    let metrics = stage.metrics().await;
+    assert!(
+        metrics.contains(r#"priority="high",state="retrying"} 1"#),
+        "{metrics}"
+    );
+    stage.box_.set(switches(0, false));
+    for id in &ids {
+        stage.reaches(id, "sent").await;
+    }
+    assert!(
+        stage
+            .metrics()
+            .await
+            .contains(r#"direction="outbound",priority="high",state="queued"} 0"#)
+    );
+    stage.close().await;
+}
+
+#[tokio::test]
 async fn an_answer_tells_how_the_limits_of_its_target_stand() {
     let stage = Stage::open().await;
     let reply = stage.post(&text_to(&robot(), "x")).await;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dingd::delivery::state::{Priority, State, Tag};
 use dingd::journal::aged::Aged;
 use dingd::journal::disk::Condition;
 use dingd::journal::queue::{INBOX, Queue};
@@ -19,6 +20,14 @@ const LOG: usize = 1;
 /// Small, so that the log is written over and over within a test.
 const HALF_BYTES: usize = 32 << 10;
 const STEPS: u64 = 60;
+/// The tests do not look at what is counted in memory.
+const QUEUED: Tag = Tag {
+    lane: 0,
+    priority: Priority::Normal,
+    bytes: 0,
+    accepted_ms: 0,
+    state: State::Queued,
+};
 
 /// What is in a store, as far as it matters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,7 +116,7 @@ impl Store {
         match act {
             Act::Append(seq, payload) => queue.append(batch, *seq, payload, &0),
             Act::Settled(seq, payload) => queue.append_settled(batch, *seq, payload, &0),
-            Act::Update(seq, state) => queue.update(batch, *seq, state),
+            Act::Update(seq, state) => queue.update(batch, *seq, state, QUEUED),
             Act::Finish(seq, state) => queue.finish(batch, *seq, state),
             Act::Reopen(seq, state) => queue.reopen(batch, *seq, state),
             Act::Purge(seq) => queue.purge(batch, *seq),
