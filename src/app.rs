@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -32,7 +32,7 @@ use crate::directory::titles::Titles;
 use crate::drain::{self, Drain};
 use crate::egress::{App as DingTalkApp, Egress};
 use crate::faults::{Bug, bug};
-use crate::health::Health;
+use crate::health::{Health, Starting};
 use crate::http::listen::{BindError, Door, Limits};
 use crate::http::tls::{Loaded, Tls, TlsError};
 use crate::http::transport::Transport;
@@ -109,6 +109,9 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct App {
     doors: Vec<(Door, Handler)>,
+    /// The admin door serves from the first moment.
+    tasks: JoinSet<()>,
+    starting: Starting,
     flows: Flows,
     cache_dir: PathBuf,
     trigger: drain::Trigger,
@@ -132,7 +135,6 @@ pub struct Upkeep(Parts);
 enum Handler {
     Callbacks(inbound::receive::Door),
     Api(Api),
-    Admin(AdminDoor),
     Socket(Socket),
 }
 
@@ -150,7 +152,6 @@ struct Parts {
     outbox: Arc<Outbox>,
     chats: Arc<Chats>,
     apps: Arc<ArcSwap<Vec<DingTalkApp>>>,
-    /// Rung when the configuration was taken over.
     /// Rung when the configuration was taken over; each has one who waits.
     streams_reloaded: Arc<Notify>,
     forwarder_reloaded: Arc<Notify>,
@@ -200,20 +201,48 @@ struct Stored {
 }
 
 impl App {
-    /// Opens and binds. When this returns the addresses are taken, but nothing is served yet.
+    /// Opens and binds. When this returns the addresses are taken, but only the admin door serves yet: it
+    /// says what is waited for while a large journal is read.
     pub async fn open(config: Config, clock: Clock) -> Result<Self, StartError> {
         let state_dir = config.state_dir.clone();
         make_private_dir(&state_dir)?;
         let (trigger, drain) = drain::channel();
+        let (health, books) = (Health::default(), Arc::new(OnceLock::new()));
+        let (reading, starting) = (health.starting("journal"), health.starting("doors"));
+        let mut tasks = JoinSet::new();
+        let admin = match Door::bind("admin", config.admin, None, FEW).await {
+            Ok(door) => door,
+            Err(error) => {
+                // Another dingd, most likely; its lock says so better than its address does.
+                Journal::open(&state_dir)?;
+                return Err(error.into());
+            }
+        };
+        let admin_address = admin.address();
+        let handler = AdminDoor {
+            health: health.clone(),
+            recorder: metrics::install(),
+            books: books.clone(),
+        };
+        tasks.spawn(admin.serve(move |r| handler.clone().handle(r), drain.clone()));
         let transport = Arc::new(Transport::new(clock, config.connect_timeout_ms));
         let listen = Listen::of(&config);
         let journal = Journal::open(&state_dir)?;
-        let flows = Flows::open(config, journal, transport, clock, &drain)?;
+        let flows = Flows::open(config, journal, transport, (clock, health), &drain)?;
+        drop(reading);
         let commands = flows.commands.clone();
         remove_old_backups(&state_dir);
-        let doors = flows.parts.bind(&listen, commands, drain.clone()).await?;
+        let bound = flows
+            .parts
+            .bind(&listen, admin_address, commands, drain.clone());
+        let (doors, measured) = bound.await?;
+        if books.set(measured).is_err() {
+            tracing::debug!("the books were there already");
+        }
         Ok(Self {
             doors,
+            tasks,
+            starting,
             flows,
             cache_dir: state_dir.join("cache"),
             trigger,
@@ -226,13 +255,14 @@ impl App {
     pub async fn run(self, reload: impl Fn() -> Result<Config, config::Unusable>) -> Ended {
         let Self {
             doors,
+            mut tasks,
+            starting,
             flows,
             cache_dir,
             trigger,
             drain,
         } = self;
         let parts = flows.parts.clone();
-        let starting = parts.health.starting("doors");
         // Before anybody is told that we are ready: a signal that comes early must not kill.
         let signals = [
             SignalKind::terminate(),
@@ -244,7 +274,6 @@ impl App {
             return Ended::PartFailed;
         };
         let signals = [terminate, interrupt, hangup];
-        let mut tasks = JoinSet::new();
         flows.spawn(&mut tasks, &drain);
         tasks.spawn(parts.clone().upkeep(drain.clone()));
         tasks.spawn(parts.clone().housekeeping(drain.clone()));
@@ -256,7 +285,6 @@ impl App {
                     tasks.spawn(door.serve(move |r| h.clone().handle(r), drain))
                 }
                 Handler::Api(h) => tasks.spawn(door.serve(move |r| h.clone().handle(r), drain)),
-                Handler::Admin(h) => tasks.spawn(door.serve(move |r| h.clone().handle(r), drain)),
                 Handler::Socket(h) => tasks.spawn(door.serve(move |r| h.clone().handle(r), drain)),
             };
         }
@@ -281,11 +309,10 @@ impl Flows {
         config: Config,
         journal: Journal,
         transport: Arc<Transport>,
-        clock: Clock,
+        (clock, health): (Clock, Health),
         drain: &Drain,
     ) -> Result<Self, StartError> {
         let way_out = config.egress.clone();
-        let health = Health::default();
         let egress = Arc::new(Egress::new(way_out, transport.clone(), clock, health));
         let (stored, recovered) = Stored::read(journal, &egress)?;
         let tls = load_tls(&config)?;
@@ -344,11 +371,11 @@ impl Stored {
             let inbox = Queue::<Forwarding>::open(INBOX, view)?;
             let outbox = Queue::<Live>::open(OUTBOX, view)?;
             inbox.0.recover(view, &mut aside, &mut |seq, state| {
-                inbox.0.count(state.tag());
+                inbox.0.count(seq, state.tag());
                 live_inbox.push((seq, state));
             })?;
             outbox.0.recover(view, &mut aside, &mut |seq, live| {
-                outbox.0.count(live.tag());
+                outbox.0.count(seq, live.tag());
                 live_outbox.take_in(&outbox.0, seq, live);
             })?;
             Ok((inbox, outbox, aside))
@@ -382,15 +409,19 @@ impl Stored {
 struct Listen {
     callbacks: (SocketAddr, Limits),
     api: (SocketAddr, Limits),
-    admin: SocketAddr,
 }
+
+/// What the doors of the operator and of Prometheus allow.
+const FEW: Limits = Limits {
+    connections_max: 64,
+    ..Limits::USUAL
+};
 
 impl Listen {
     fn of(config: &Config) -> Self {
         Self {
             callbacks: (config.callbacks.listen, config.callbacks.limits),
             api: (config.api.listen, config.api.limits),
-            admin: config.admin,
         }
     }
 }
@@ -479,35 +510,31 @@ impl Parts {
         }
     }
 
-    /// Binds all doors and gives each its handler.
+    /// Binds all doors but the admin one, which is at `admin`, and gives each its handler.
     async fn bind(
         &self,
         listen: &Listen,
+        admin: Option<SocketAddr>,
         commands: mpsc::Sender<Command>,
         drain: Drain,
-    ) -> Result<Vec<(Door, Handler)>, StartError> {
+    ) -> Result<(Vec<(Door, Handler)>, Arc<Books>), StartError> {
         let tls = |name| self.tls.get(name).cloned();
         let (address, limits) = listen.callbacks;
         let callbacks = Door::bind("callbacks", address, tls("callbacks"), limits).await?;
         let (address, limits) = listen.api;
         let api_door = Door::bind("api", address, tls("api"), limits).await?;
-        let few = Limits {
-            connections_max: 64,
-            ..Limits::default()
-        };
-        let admin = Door::bind("admin", listen.admin, None, few).await?;
         let doors: BTreeMap<_, _> = [
-            ("callbacks", &callbacks),
-            ("api", &api_door),
-            ("admin", &admin),
+            ("callbacks", callbacks.address()),
+            ("api", api_door.address()),
+            ("admin", admin),
         ]
         .into_iter()
-        .filter_map(|(name, door)| Some((name, door.address()?)))
+        .filter_map(|(name, address)| Some((name, address?)))
         .collect();
         for (door, address) in &doors {
             tracing::info!(door, %address, "listening");
         }
-        let socket_door = bind_socket(&self.fixed.state_dir, few)?;
+        let socket_door = bind_socket(&self.fixed.state_dir, FEW)?;
         let (inbox, room) = (self.inbox.clone(), self.room.clone());
         let api = Api {
             outbox: self.outbox.clone(),
@@ -542,22 +569,17 @@ impl Parts {
             state_dir: Arc::from(self.fixed.state_dir.as_path()),
             backups: Arc::default(),
         };
-        let admin_handler = AdminDoor {
-            health: self.health.clone(),
-            recorder: metrics::install(),
-            books,
-        };
         let taker = Taker { inbox, drain, room };
         let callbacks_handler = inbound::receive::Door {
             taker,
             complained_ms: Arc::default(),
         };
-        Ok(vec![
+        let doors = vec![
             (callbacks, Handler::Callbacks(callbacks_handler)),
             (api_door, Handler::Api(api)),
-            (admin, Handler::Admin(admin_handler)),
             (socket_door, Handler::Socket(socket)),
-        ])
+        ];
+        Ok((doors, books))
     }
 
     fn spawn_workers(

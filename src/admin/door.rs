@@ -1,6 +1,6 @@
 //! `/live`, `/ready`, `/metrics`, and nothing else.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hyper::Method;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -19,8 +19,8 @@ pub struct Door {
     pub health: Health,
     /// What `/metrics` says.
     pub recorder: PrometheusHandle,
-    /// Where gauges come from.
-    pub books: Arc<Books>,
+    /// Where gauges come from, once the journal is read.
+    pub books: Arc<OnceLock<Arc<Books>>>,
 }
 
 impl Door {
@@ -37,7 +37,9 @@ impl Door {
             "/live" => problem::json(200, &serde_json::json!({"status": "live"})),
             "/ready" => self.ready(),
             _ => {
-                self.books.measure().await;
+                if let Some(books) = self.books.get() {
+                    books.measure().await;
+                }
                 metrics::process();
                 problem::with_body(
                     200,

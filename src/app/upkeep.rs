@@ -158,17 +158,19 @@ impl Parts {
     fn renew_certificates(&self) {
         for (door, tls) in &self.tls {
             metrics::certificate_expiry(door, tls.not_after_s());
+            let trouble = format!("certificate/{door}");
             match tls.renew() {
-                Ok(true) => {
-                    tracing::info!(door, "the new certificate is in use");
-                    self.health.recovered("certificate");
+                Ok(renewed) => {
+                    if renewed {
+                        tracing::info!(door, "the new certificate is in use");
+                    }
+                    self.health.recovered(&trouble);
                 }
-                Ok(false) => {}
                 Err(error) => {
                     let text = format!(
                         "the new certificate of [{door}.tls] cannot be used, the old one stays: {error}"
                     );
-                    if self.health.degraded("certificate", text) {
+                    if self.health.degraded(trouble, text) {
                         tracing::error!(door, %error, "the new certificate cannot be used, the old one stays");
                     }
                 }

@@ -89,7 +89,7 @@ async fn run(arguments: &Arguments) -> Result<(), String> {
         .map(|group| group.open_conversation_id.clone());
     let box_ = DingTalk::start(settings.clone(), bind(arguments.listen).await?);
     let platform = Platform::start(PLATFORM_SECRET, bind(arguments.platform).await?);
-    let door = Door::bind("control", arguments.control, None, Limits::default());
+    let door = Door::bind("control", arguments.control, None, Limits::USUAL);
     let door = door.await.map_err(|error| error.to_string())?;
     say(&format!(
         "# The simulated DingTalk is at {}, its controls at http://{}:",

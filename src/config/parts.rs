@@ -103,7 +103,7 @@ fn door(section: &Section<'_>, default: &'static str, need: TlsNeed) -> Option<D
             None
         }
     };
-    let base = Limits::default();
+    let base = Limits::USUAL;
     let limits = Limits {
         connections_max: usize::try_from(section.number("connections_max", 1..=65_536, 1_024))
             .unwrap_or(1_024),

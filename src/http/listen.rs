@@ -38,16 +38,15 @@ pub struct Limits {
     pub body_bytes_max: usize,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_max: 1_024,
-            handshake_timeout_ms: 5_000,
-            header_timeout_ms: 10_000,
-            body_timeout_ms: 10_000,
-            body_bytes_max: 256 * 1_024,
-        }
-    }
+impl Limits {
+    /// Unless something else is configured.
+    pub const USUAL: Self = Self {
+        connections_max: 1_024,
+        handshake_timeout_ms: 5_000,
+        header_timeout_ms: 10_000,
+        body_timeout_ms: 10_000,
+        body_bytes_max: 256 * 1_024,
+    };
 }
 
 /// A bound door.

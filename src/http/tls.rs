@@ -1,5 +1,6 @@
 //! Certificates of a door, re-read without dropping a connection.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -38,7 +39,7 @@ pub struct Tls(ArcSwap<Loaded>);
 #[derive(Debug)]
 pub struct Loaded {
     files: Files,
-    modified: Option<SystemTime>,
+    versions: Vec<Version>,
     not_after_s: i64,
     config: Arc<ServerConfig>,
 }
@@ -46,12 +47,12 @@ pub struct Loaded {
 impl Loaded {
     /// Reads the files.
     pub fn read(files: Files) -> Result<Self, TlsError> {
-        let modified = modified(&files);
+        let versions = versions(&files);
         let not_after_s = not_after_s(&files.cert_file)?;
         let config = config(&files)?;
         Ok(Self {
             files,
-            modified,
+            versions,
             not_after_s,
             config,
         })
@@ -78,7 +79,7 @@ impl Tls {
     /// certificate stays.
     pub fn renew(&self) -> Result<bool, TlsError> {
         let old = self.0.load();
-        if modified(&old.files) == old.modified {
+        if versions(&old.files) == old.versions {
             return Ok(false);
         }
         self.adopt(Loaded::read(old.files.clone())?);
@@ -95,14 +96,20 @@ pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// When one of the files was last changed; `None` if that cannot be told.
-fn modified(files: &Files) -> Option<SystemTime> {
-    let at = |path: &Path| {
-        std::fs::metadata(path)
-            .and_then(|meta| meta.modified())
-            .ok()
+/// Tells a file from the one that takes its place, even if that is older: when it was written, and its
+/// number. `None` if that cannot be told.
+type Version = Option<(SystemTime, u64)>;
+
+fn versions(files: &Files) -> Vec<Version> {
+    let of = |path: &PathBuf| {
+        let meta = std::fs::metadata(path).ok()?;
+        Some((meta.modified().ok()?, meta.ino()))
     };
-    at(&files.cert_file).max(at(&files.key_file))
+    let pair = [&files.cert_file, &files.key_file];
+    pair.into_iter()
+        .chain(&files.client_ca_file)
+        .map(of)
+        .collect()
 }
 
 fn not_after_s(path: &Path) -> Result<i64, TlsError> {

@@ -9,14 +9,9 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::support::{Stage, fast, other_event, program, robot, text_to, until};
 
-/// The stage again, with a daemon whose disk does what `disk.c` says.
-async fn on_disk(stage: Stage, sync_ms: u64) -> Stage {
-    on_disk_with(stage, sync_ms, &[]).await
-}
-
-/// As [`on_disk`], with more environment variables.
-async fn on_disk_with(mut stage: Stage, sync_ms: u64, more: &[(&str, &str)]) -> Stage {
-    let library = stage.dir.path().join("disk.so");
+/// `disk.c`, made for `LD_PRELOAD`.
+pub fn preloaded(dir: &std::path::Path) -> std::path::PathBuf {
+    let library = dir.join("disk.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/disk.c");
     let made = std::process::Command::new("cc")
         .args(["-shared", "-fPIC", "-o"])
@@ -25,6 +20,17 @@ async fn on_disk_with(mut stage: Stage, sync_ms: u64, more: &[(&str, &str)]) -> 
         .status()
         .unwrap();
     assert!(made.success());
+    library
+}
+
+/// The stage again, with a daemon whose disk does what `disk.c` says.
+async fn on_disk(stage: Stage, sync_ms: u64) -> Stage {
+    on_disk_with(stage, sync_ms, &[]).await
+}
+
+/// As [`on_disk`], with more environment variables.
+async fn on_disk_with(mut stage: Stage, sync_ms: u64, more: &[(&str, &str)]) -> Stage {
+    let library = preloaded(stage.dir.path());
     let fault = fault_file(&stage);
     stage.daemon.kill().await;
     let slow_us = (sync_ms * 1_000).to_string();

@@ -47,5 +47,7 @@ mod store;
 mod storm;
 mod stream;
 mod support;
+mod systemd;
+mod tls;
 mod tokens;
 mod transport;

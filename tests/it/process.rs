@@ -1,14 +1,10 @@
-//! The process: signals, reload, certificates, locks, secrets.
+//! The process: signals, reload, locks, secrets.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use dingd::sim::daemon::{Daemon, Signal};
 use dingd::sim::dingtalk::{Casing, Switches};
-use rustls::pki_types::ServerName;
-use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{Stage, fast, program, robot, text_to, until};
 
@@ -135,90 +131,6 @@ async fn a_newer_store_is_refused_and_left_untouched() {
         .unwrap_err();
     assert!(error.contains("format 99"), "{error}");
     assert!(std::fs::read(&store).unwrap() == before, "it was touched");
-}
-
-fn certificate(dir: &std::path::Path, name: &str) -> rcgen::CertifiedKey<rcgen::KeyPair> {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
-    made
-}
-
-async fn connect(
-    address: &str,
-    name: &str,
-    certificate: &str,
-) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, std::io::Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots
-        .add(rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap())
-        .unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = tokio::net::TcpStream::connect(address).await?;
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    tokio_rustls::TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
-}
-
-#[tokio::test]
-async fn a_certificate_is_renewed_without_dropping_a_connection_and_a_broken_one_is_not_taken() {
-    let tls = tempfile::tempdir().unwrap();
-    let first = certificate(tls.path(), "first.example");
-    let dir = tls.path().display().to_string();
-    let edit = |config: String| {
-        config.replacen("tls = false\n", &format!("header_timeout_ms = 60000\ntls = {{ cert_file = \"{dir}/cert.pem\", key_file = \"{dir}/key.pem\" }}\n"), 1)
-    };
-    let stage = Stage::with(fast(), edit).await;
-    let address = stage
-        .daemon
-        .callbacks()
-        .trim_start_matches("http://")
-        .to_owned();
-    let mut old = connect(&address, "first.example", &first.cert.pem())
-        .await
-        .unwrap();
-    let ask = async |stream: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>| {
-        stream
-            .write_all(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
-            .await
-            .unwrap();
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.unwrap();
-        let mut rest = vec![0; 4096];
-        drop(tokio::time::timeout(Duration::from_millis(200), stream.read(&mut rest)).await);
-        String::from_utf8(answer.to_vec()).unwrap()
-    };
-    assert_eq!(ask(&mut old).await, "HTTP/1.1 404");
-    std::fs::write(tls.path().join("cert.pem"), "garbage").unwrap();
-    until("it is reported", async || {
-        stage.ready().await["degraded"]
-            .to_string()
-            .contains("certificate")
-    })
-    .await;
-    connect(&address, "first.example", &first.cert.pem())
-        .await
-        .unwrap();
-    let second = certificate(tls.path(), "second.example");
-    until("the new one is used", async || {
-        connect(&address, "second.example", &second.cert.pem())
-            .await
-            .is_ok()
-    })
-    .await;
-    assert_eq!(
-        ask(&mut old).await,
-        "HTTP/1.1 404",
-        "the old connection lives on"
-    );
-    drop(old);
-    stage.close().await;
 }
 
 /// Everything that the daemon says anywhere, searched for every secret it was given.
@@ -369,6 +281,26 @@ async fn the_command_line_shows_and_sends() {
     assert_eq!(code, Some(1));
     assert!(text.contains("[[robots]]"), "{text}");
     stage.close().await;
+}
+
+/// A daemon that tells the platform of no ending: the bug is one of `faults.rs`.
+#[tokio::test]
+async fn the_demo_shows_which_promise_is_broken_and_fails() {
+    let out = tokio::process::Command::new(program())
+        .args(["demo", "--json"])
+        .env("DINGD_BUG", "OutcomeNotTold")
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    let text = String::from_utf8(out.stdout).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(told["held"], false);
+    let steps = told["steps"].as_array().unwrap().iter();
+    let broken: Vec<_> = steps.filter(|step| step["held"] == false).collect();
+    assert_eq!(broken.len(), 1, "{broken:#?}");
+    let promise = broken[0]["promised"].as_str().unwrap();
+    assert!(promise.contains("told how each of them ended"), "{promise}");
 }
 
 #[tokio::test]

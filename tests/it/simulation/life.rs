@@ -7,6 +7,7 @@ use std::task::Poll;
 use dingd::app::{Flows, Upkeep};
 use dingd::config::{self, Config, read::Sources};
 use dingd::drain::{self, Trigger};
+use dingd::health::Health;
 use dingd::http::transport::Transport;
 use dingd::inbound::accept::Inbox;
 use dingd::journal::Journal;
@@ -82,8 +83,14 @@ impl Life {
         let journal = disks.open()?;
         let (trigger, drain) = drain::channel();
         let config = config(keep_finished_s, inbound_lifetime_ms / 1_000);
-        let flows = Flows::open(config, journal.clone(), transport, clock, &drain)
-            .map_err(|error| error.to_string())?;
+        let flows = Flows::open(
+            config,
+            journal.clone(),
+            transport,
+            (clock, Health::default()),
+            &drain,
+        )
+        .map_err(|error| error.to_string())?;
         let ((inbox, outbox), commands) = (flows.doors(), flows.commands());
         let mut tasks = JoinSet::new();
         let upkeep = Arc::new(flows.spawn(&mut tasks, &drain));
