@@ -79,10 +79,13 @@ pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         }
         let inner = crate::secret::printable(&error.inner().to_string(), 300);
         if error.inner().is_data() {
-            invalid(if path == "." {
-                inner
-            } else {
-                format!("{path}: {inner}")
+            // These are a choice of members; elsewhere it is a value that is none of the known ones.
+            let none_of = inner.strip_prefix("unknown variant `");
+            let member = none_of.and_then(|rest| rest.split('`').next());
+            invalid(match (path.as_str(), member) {
+                (".", _) => inner,
+                ("to" | "content", Some(member)) => format!("{path}.{member}: {inner}"),
+                (path, _) => format!("{path}: {inner}"),
             })
         } else {
             Problem::new(400, "invalid_json", "Not JSON", inner)

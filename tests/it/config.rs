@@ -24,7 +24,11 @@ fn credentials(dir: &Path) -> String {
 fn read(text: &str) -> Result<Config, Vec<String>> {
     let dir = tempfile::tempdir().unwrap();
     let credentials = credentials(dir.path());
-    let env: BTreeMap<_, _> = [("CREDENTIALS_DIRECTORY", credentials)].into();
+    let env: BTreeMap<_, _> = [
+        ("CREDENTIALS_DIRECTORY", credentials),
+        ("ROBOT_TOKEN", "from-the-environment".to_owned()),
+    ]
+    .into();
     let env = |name: &str| env.get(name).cloned();
     parse(text, &Sources { env: &env }).map_err(|faults| {
         faults
@@ -346,4 +350,18 @@ fn hostile_configurations_are_refused_without_a_panic() {
         }
         drop(read(&String::from_utf8_lossy(&bytes)));
     }
+}
+
+#[test]
+fn a_secret_from_the_environment_works_with_a_warning() {
+    let text = MINIMAL.replace(
+        "{ credential = \"sre-robot-token\" }",
+        "{ env = \"ROBOT_TOKEN\" }",
+    );
+    assert_ne!(text, MINIMAL);
+    let config = read(&text).unwrap();
+    let robot = &config.outbound.robots["sre-group"];
+    assert_eq!(robot.access_token.expose(), "from-the-environment");
+    let mut warned = config.warnings.iter();
+    assert!(warned.any(|warning| warning.key == "robots[0].access_token"));
 }

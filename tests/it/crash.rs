@@ -93,11 +93,13 @@ async fn everything_is_accounted_for(stage: &Stage, acknowledged: &Acknowledged)
     })
     .await;
     until("everything for people is out", async || {
-        let page = stage
-            .get("/v1/messages?state=queued&user=manager0001")
-            .await
-            .json();
-        page["messages"].as_array().is_some_and(Vec::is_empty)
+        for state in ["queued", "sending", "retrying"] {
+            let path = format!("/v1/messages?state={state}&user=manager0001");
+            if stage.get(&path).await.json()["messages"] != json!([]) {
+                return false;
+            }
+        }
+        true
     })
     .await;
 }

@@ -188,3 +188,39 @@ fn every_file_says_first_what_it_is_for() {
         assert!(text.starts_with("//! "), "{}", path.display());
     }
 }
+
+/// Clients go by slugs: whatever can be answered is in the table of problems, in both languages.
+#[test]
+fn every_slug_of_a_problem_is_in_both_readmes() {
+    let mut slugs = std::collections::BTreeSet::new();
+    for (path, text) in sources() {
+        if room(&path) == "sim" {
+            continue;
+        }
+        for made in [
+            "Problem::new(",
+            "Problem::unavailable(",
+            "Problem::from_reason(",
+        ] {
+            for call in text.split(made).skip(1) {
+                // The status is a number, the slug the first text.
+                let first = call.split('"').nth(1).unwrap();
+                let is_slug = first.bytes().all(|b| b == b'_' || b.is_ascii_lowercase());
+                if is_slug && !first.is_empty() {
+                    slugs.insert(first.to_owned());
+                }
+            }
+        }
+    }
+    assert!(slugs.len() > 25, "{slugs:?}");
+    for readme in [
+        include_str!("../../README.md"),
+        include_str!("../../README.zh-CN.md"),
+    ] {
+        let missing: Vec<_> = slugs
+            .iter()
+            .filter(|slug| !readme.contains(&format!("`{slug}`")))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}

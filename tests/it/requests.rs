@@ -81,6 +81,31 @@ async fn every_malformed_request_is_refused_with_a_slug_and_nothing_is_stored() 
     stage.close().await;
 }
 
+/// So that a typo never passes for an option.
+#[tokio::test]
+async fn an_unknown_member_is_named_by_its_path() {
+    let stage = Stage::open().await;
+    for (path, body) in [
+        ("prioritty", json!({"prioritty": "high"})),
+        ("to.robott", json!({"to": {"robott": "robot-0"}})),
+        (
+            "content.text.conntent",
+            json!({"content": {"text": {"conntent": "x"}}}),
+        ),
+        ("at.user", json!({"at": {"user": []}})),
+    ] {
+        let mut whole = text_to(&json!({"robot": "robot-0"}), "x");
+        for (member, value) in body.as_object().unwrap() {
+            whole[member] = value.clone();
+        }
+        let reply = stage.post(&whole).await;
+        assert_eq!(reply.status, 422, "{path}: {}", reply.body);
+        let detail = reply.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.starts_with(&format!("{path}: ")), "{path}: {detail}");
+    }
+    stage.close().await;
+}
+
 fn listed() -> Vec<String> {
     let good = json!({"to": {"robot": "robot-0"}, "content": {"text": {"content": "x"}}});
     let mut list: Vec<String> = [

@@ -75,6 +75,14 @@ async fn a_token_survives_a_restart_sealed_and_a_damaged_cache_costs_one_fetch()
         .await;
     send(&stage).await;
     assert_eq!(stage.box_.token_fetches(), 2);
+    let stage = stage
+        .again(async |daemon, _| {
+            assert_eq!(daemon.terminate().await, Some(0));
+            std::fs::remove_dir_all(&cache).unwrap();
+        })
+        .await;
+    send(&stage).await;
+    assert_eq!(stage.box_.token_fetches(), 3, "so does a deleted one");
     stage.close().await;
 }
 
