@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use crate::faults::{Bug, bug};
+
 /// Monotonic readings start here, a day above zero, so that "a window ago" can be told at the start.
 const BASE_MS: u64 = 86_400_000;
 
@@ -59,8 +61,17 @@ impl Clock {
     }
 
     /// Milliseconds of monotonic time. Only differences mean anything.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
     pub fn mono_ms(&self) -> u64 {
+        match self.wall {
+            Wall::Simulated { set_by_ms, .. } if bug(Bug::WallClockTimers) => self
+                .since_start_ms()
+                .saturating_add_signed(set_by_ms.load(Ordering::Relaxed)),
+            _ => self.since_start_ms(),
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
+    fn since_start_ms(&self) -> u64 {
         BASE_MS + millis(Instant::now().saturating_duration_since(self.anchor))
     }
 
@@ -83,7 +94,7 @@ impl Clock {
             Wall::Simulated {
                 epoch_ms,
                 set_by_ms,
-            } => (epoch_ms + (self.mono_ms() - BASE_MS))
+            } => (epoch_ms + (self.since_start_ms() - BASE_MS))
                 .saturating_add_signed(set_by_ms.load(Ordering::Relaxed)),
         }
     }

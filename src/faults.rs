@@ -30,11 +30,12 @@ pub enum Bug {
     OutcomeNotTold,
     IdempotencyInMemory,
     UnknownTakenForUnsent,
+    WallClockTimers,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::AnswerBeforeDurable,
         Self::LogNotSynced,
         Self::LogRecycledEarly,
@@ -57,6 +58,7 @@ impl Bug {
         Self::OutcomeNotTold,
         Self::IdempotencyInMemory,
         Self::UnknownTakenForUnsent,
+        Self::WallClockTimers,
     ];
 }
 

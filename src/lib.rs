@@ -35,7 +35,8 @@
 //! | [`metrics`] | every metric, once |
 //! | [`dingtalk`] | ── pure ── the vendor's wire: signature, envelope, frame, event, message, card, split, digest, answer |
 //! | [`delivery`] | ── pure ── the life of one delivery: verdict, state, retry, breaker, lanes, record |
-//! | [`clock`] · [`drain`] · [`faults`] · [`health`] · [`seal`] · [`secret`] | time, stopping, deliberate faults for the tests, readiness, what must not be read, what must not be seen |
+//! | [`clock`] · [`drain`] · [`health`] · [`seal`] · [`secret`] | time, stopping, readiness, what must not be read, what must not be seen |
+//! | [`faults`] | deliberate ones, for the tests |
 //!
 //! A newcomer may start with [`delivery::state`] (what can become of a message), then follow one through
 //! [`outbound`], and one event through [`inbound`].

@@ -16,7 +16,8 @@ const HOUSE: &[&[&str]] = &[
     &["metrics"],
     &["dingtalk"],
     &["delivery"],
-    &["clock", "drain", "faults", "health", "seal", "secret"],
+    &["clock", "drain", "health", "seal", "secret"],
+    &["faults"],
 ];
 
 fn rank(room: &str) -> Option<usize> {

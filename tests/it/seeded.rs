@@ -43,6 +43,9 @@ fn noticed_by(bug: Bug) -> &'static str {
         Bug::OutcomeNotTold => {
             "messages::every_kind_of_content_reaches_a_chat_a_person_and_a_robot"
         }
+        Bug::WallClockTimers => {
+            "simulation::a_wall_clock_that_is_set_forward_lets_no_limit_be_passed"
+        }
         Bug::IdempotencyInMemory => {
             "messages::an_idempotency_key_gives_the_first_answer_again_even_after_a_crash"
         }
