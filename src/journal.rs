@@ -313,6 +313,11 @@ struct Inner {
 }
 
 impl Journal {
+    /// Whether `dir` holds a journal. Only looks.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(engine::FILE).exists()
+    }
+
     /// Opens the journal in `dir`, or makes one. Takes the store's lock; blocks.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let condition = disk::Condition::default();
@@ -358,6 +363,9 @@ impl Journal {
         let text = |error: std::io::Error| ReadError(error.to_string());
         if log.is_empty().map_err(text)? {
             log::Log::create(&*log, half_bytes).map_err(text)?;
+        }
+        if log.len().map_err(text)? != 2 * half_bytes as u64 {
+            return Err(ReadError("the log was cut".to_owned()));
         }
         let engine = engine::Engine::on(tables, condition.clone(), None)
             .map_err(|error| ReadError(format!("{error:?}")))?;

@@ -352,17 +352,24 @@ pub fn store_commit(batches: usize, us: u64, good: bool) {
     }
 }
 
+/// The store could not be read.
+pub fn store_unreadable() {
+    emit!(counter, "dingd_store_errors_total", "op" => "read").increment(1);
+}
+
 /// A damaged record was set aside.
 pub fn store_quarantined() {
     emit!(counter, "dingd_store_quarantined_records_total").increment(1);
 }
 
 /// How the store stands.
-pub fn store(size_bytes: u64, free_bytes: u64, writable: bool, mismatch: u64) {
+pub fn store(size_bytes: u64, free_bytes: u64, writable: bool, mismatch: Option<u64>) {
     emit!(gauge, "dingd_store_size_bytes").set(float(size_bytes));
     emit!(gauge, "dingd_store_free_bytes").set(float(free_bytes));
     emit!(gauge, "dingd_store_writable").set(f64::from(u8::from(writable)));
-    emit!(gauge, "dingd_store_conservation_mismatch").set(float(mismatch));
+    if let Some(mismatch) = mismatch {
+        emit!(gauge, "dingd_store_conservation_mismatch").set(float(mismatch));
+    }
 }
 
 /// How a queue stands.

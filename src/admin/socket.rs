@@ -67,12 +67,13 @@ pub struct Books {
 }
 
 impl Books {
-    /// Brings the gauges up to date; returns by how much the books do not balance.
-    pub async fn measure(&self) -> u64 {
+    /// Brings the gauges up to date; returns by how much the books do not balance, `None` if they cannot be
+    /// read: then nobody is told that they do.
+    pub async fn measure(&self) -> Option<u64> {
         self.room.measure();
         // Whoever reads waits for the tables; while they wait for the disk nothing can be said.
         let mismatch = if self.journal.is_stuck() {
-            0
+            None
         } else {
             self.mismatch().await
         };
@@ -85,16 +86,17 @@ impl Books {
         mismatch
     }
 
-    async fn mismatch(&self) -> u64 {
+    async fn mismatch(&self) -> Option<u64> {
         let (inbox, outbox) = (self.inbox.queue.clone(), self.outbox.clone());
         let read = self
             .journal
             .read(move |view| Ok((inbox.books(view)?, outbox.books(view)?)));
         match read.await {
-            Ok((inbox, outbox)) => inbox.mismatch() + outbox.mismatch(),
+            Ok((inbox, outbox)) => Some(inbox.mismatch() + outbox.mismatch()),
             Err(error) => {
                 tracing::error!(%error, "the books cannot be read");
-                0
+                metrics::store_unreadable();
+                None
             }
         }
     }

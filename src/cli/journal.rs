@@ -50,7 +50,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
 }
 
 fn check(dir: &Path) -> Result<(Value, bool), String> {
-    if !dir.join("journal.redb").exists() {
+    if !Journal::is_in(dir) {
         return Err(format!("{} holds no journal", dir.display()));
     }
     let journal = Journal::open(dir).map_err(|error| error.to_string())?;

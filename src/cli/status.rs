@@ -65,7 +65,12 @@ fn show(status: &Value) {
             ));
         }
     }
-    if status.get("conservation_mismatch") != Some(&Value::from(0)) {
-        say("  THE BOOKS DO NOT BALANCE: please report this with the log");
+    match status
+        .get("conservation_mismatch")
+        .map(|by| (by, by.as_u64()))
+    {
+        Some((_, Some(0))) => {}
+        Some((Value::Null, _)) => say("  the books cannot be read now: see the log and the disk"),
+        _ => say("  THE BOOKS DO NOT BALANCE: please report this with the log"),
     }
 }

@@ -177,16 +177,19 @@ where
         let place = queue.place();
         let read = journal.read(move |view| {
             let mut letters = vec![];
-            let next = walk_done(view, place, from, LOAD_MAX, &mut |seq, state: S| {
+            let walked = walk_done(view, place, from, LOAD_MAX, &mut |seq, state: S| {
                 letters.extend(state.dead_letter().map(|letter| (seq, letter)));
             })?;
-            Ok((letters, next))
+            Ok((letters, walked))
         });
-        let (letters, on) = read.await?;
+        let (letters, walked) = read.await?;
         for (seq, letter) in letters {
             index.add(seq, letter);
         }
-        next = on;
+        if !walked.aside.is_empty() {
+            journal.submit(walked.aside, |_| ());
+        }
+        next = walked.next;
     }
     index.loaded.store(true, Ordering::Release);
     Ok(())

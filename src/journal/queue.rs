@@ -407,16 +407,23 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
     }
 }
 
-/// Shows up to `rows_max` entries of `place` that have ended, from number `from` on, oldest first; damaged
-/// ones are passed over. Returns from where to go on; `None` at the end.
+/// What a walk through ended entries came to.
+pub(super) struct Walked {
+    /// From where to go on; `None` at the end.
+    pub next: Option<u64>,
+    /// Takes out what cannot be read.
+    pub aside: Batch,
+}
+
+/// Shows up to `rows_max` entries of `place` that have ended, from number `from` on, oldest first.
 pub(super) fn walk_done<S: DeserializeOwned>(
     view: &View<'_>,
     place: Place,
     from: u64,
     rows_max: usize,
     visit: &mut dyn FnMut(u64, S),
-) -> Result<Option<u64>, ReadError> {
-    let (mut rows, mut next) = (0, None);
+) -> Result<Walked, ReadError> {
+    let (mut rows, mut next, mut aside) = (0, None, Batch::default());
     view.walk(
         place.done,
         &from.to_be_bytes(),
@@ -426,14 +433,18 @@ pub(super) fn walk_done<S: DeserializeOwned>(
             rows += 1;
             let seq = seq_of(key);
             let state = record::split_first(value).and_then(|(state, _)| record::decode(state));
-            if let Ok(state) = state {
-                visit(seq, state);
+            match state {
+                Ok(state) => visit(seq, state),
+                Err(error) => {
+                    aside.quarantine(place.done, key, value, &error);
+                    aside.add(place.quarantined, 1);
+                }
             }
             next = (rows == rows_max).then_some(seq + 1);
             rows < rows_max
         },
     )?;
-    Ok(next)
+    Ok(Walked { next, aside })
 }
 
 /// The number in an 8-byte key.

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Journal;
 use super::queue::{Queue, walk_done};
-use super::{Batch, Journal};
 use crate::faults::point;
 
 /// Entries looked at in one step.
@@ -63,7 +63,7 @@ impl Retention {
         };
         let looked = journal.read(move |view| {
             let (mut old, mut young) = (vec![], false);
-            let next = walk_done(view, place, from, STEP_MAX, &mut |seq, state: S| {
+            let walked = walk_done(view, place, from, STEP_MAX, &mut |seq, state: S| {
                 if over(&state) {
                     old.push((seq, ended(&state)));
                 }
@@ -73,13 +73,16 @@ impl Retention {
                     .is_some_and(|ended| ended.at_ms.saturating_add(keep.finished_ms) >= wall_ms);
             })?;
             // At the end of the table, or where nothing is old yet: start over.
-            Ok((old, next.filter(|_| !young).unwrap_or(0)))
+            Ok((
+                old,
+                walked.next.filter(|_| !young).unwrap_or(0),
+                walked.aside,
+            ))
         });
-        let Ok((old, next)) = looked.await else {
+        let Ok((old, next, mut batch)) = looked.await else {
             return 0;
         };
         self.next.store(next, Ordering::Relaxed);
-        let mut batch = Batch::default();
         for (seq, _) in &old {
             queue.purge(&mut batch, *seq);
         }

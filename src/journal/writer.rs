@@ -260,6 +260,20 @@ fn thread(name: &str, guard: Guard, run: impl FnOnce() + Send + 'static) -> Join
         .expect("a process that cannot start a thread cannot work")
 }
 
+/// What has come meanwhile, without waiting for more: at most [`GROUP_BATCHES_MAX`], and no further one from
+/// [`GROUP_BYTES_MAX`] on. With the bytes of all.
+fn gather(first: Job, queue: &Receiver<Job>) -> (Vec<Batch>, Vec<Then>, usize) {
+    let mut bytes = first.batch.bytes();
+    let (mut batches, mut thens) = (vec![first.batch], vec![first.then]);
+    while batches.len() < GROUP_BATCHES_MAX && bytes < GROUP_BYTES_MAX {
+        let Ok(next) = queue.try_recv() else { break };
+        bytes += next.batch.bytes();
+        batches.push(next.batch);
+        thens.push(next.then);
+    }
+    (batches, thens, bytes)
+}
+
 #[derive(Debug)]
 struct Scribe {
     log: Log,
@@ -281,14 +295,7 @@ impl Scribe {
 
     fn run(mut self, queue: &Receiver<Job>) {
         while let Ok(first) = queue.recv() {
-            let mut bytes = first.batch.bytes();
-            let (mut batches, mut thens) = (vec![first.batch], vec![first.then]);
-            while batches.len() < GROUP_BATCHES_MAX && bytes < GROUP_BYTES_MAX {
-                let Ok(next) = queue.try_recv() else { break };
-                bytes += next.batch.bytes();
-                batches.push(next.batch);
-                thens.push(next.then);
-            }
+            let (batches, mut thens, bytes) = gather(first, queue);
             if bug(Bug::AnswerBeforeDurable) {
                 thens.drain(..).for_each(|then| then(Ok(())));
             }
@@ -477,5 +484,45 @@ impl Keeper {
         drop(state);
         self.progress.moved.notify_all();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Table;
+
+    /// Groups of what waits, each with its batches and bytes, until nothing does.
+    fn groups(batches: usize, value_bytes: usize) -> Vec<(usize, usize)> {
+        let (send, queue) = channel();
+        for n in 0..batches {
+            let mut batch = Batch::default();
+            batch.put(Table::Chats, n.to_be_bytes(), vec![0; value_bytes]);
+            let then: Then = Box::new(|_| ());
+            send.send(Job { batch, then }).unwrap();
+        }
+        let mut groups = vec![];
+        while let Ok(first) = queue.try_recv() {
+            let (batches, thens, bytes) = gather(first, &queue);
+            assert_eq!(batches.len(), thens.len());
+            groups.push((batches.len(), bytes));
+        }
+        groups
+    }
+
+    #[test]
+    fn a_group_is_what_has_gathered_but_bounded_in_number_and_bytes() {
+        let numbers = |batches, bytes| -> Vec<_> {
+            let groups = groups(batches, bytes).into_iter();
+            groups.map(|(number, _)| number).collect()
+        };
+        assert_eq!(numbers(1, 10), [1], "one does not wait for others");
+        assert_eq!(numbers(600, 10), [256, 256, 88]);
+        assert_eq!(numbers(10, 300_000), [4, 4, 2]);
+        let most = groups(10, 300_000)
+            .into_iter()
+            .map(|(_, bytes)| bytes)
+            .max();
+        assert!(most < Some(GROUP_BYTES_MAX + 300_100), "{most:?}");
     }
 }

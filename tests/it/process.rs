@@ -385,6 +385,51 @@ async fn a_backup_is_made_while_it_runs_and_a_restore_brings_it_back() {
     stage.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_made_while_much_is_written_is_of_one_moment() {
+    let stage = Stage::open().await;
+    let config = stage.dir.path().join("config.toml");
+    let body = text_to(&json!({"users": ["manager0001"]}), "x");
+    let (mut ids, mut before) = (vec![], 0);
+    let mut file = stage.dir.path().join("none");
+    for n in 0..3 {
+        file = stage.dir.path().join(format!("backup{n}"));
+        before = ids.len();
+        let path = file.to_str().unwrap();
+        let arguments = ["backup", path];
+        let mut backup = std::pin::pin!(command(&config, &arguments));
+        let (code, text) = loop {
+            tokio::select! {
+                done = &mut backup => break done,
+                id = stage.send(&body) => ids.push(id),
+            }
+        };
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("The books balance"), "{text}");
+    }
+    assert!(ids.len() > before, "nothing was written meanwhile");
+    for id in &ids {
+        stage.reaches(id, "sent").await;
+    }
+    let stage = stage
+        .again(async |daemon, _| {
+            assert_eq!(daemon.terminate().await, Some(0));
+            let restored = command(&config, &["restore", file.to_str().unwrap()]).await;
+            assert_eq!(restored.0, Some(0), "{}", restored.1);
+        })
+        .await;
+    for id in &ids[..before] {
+        stage.reaches(id, "sent").await;
+    }
+    // Of those that came meanwhile a first part is in it.
+    let mut known = vec![];
+    for id in &ids[before..] {
+        known.push(!stage.state(id).await.is_empty());
+    }
+    assert!(known.is_sorted_by(|a, b| a >= b), "{known:?}");
+    stage.close().await;
+}
+
 #[tokio::test]
 async fn a_damaged_store_is_refused_with_the_cure_and_a_backup_cures_it() {
     let mut stage = Stage::open().await;
@@ -428,6 +473,8 @@ async fn a_damaged_store_is_refused_with_the_cure_and_a_backup_cures_it() {
 async fn a_damaged_record_is_set_aside_counted_and_shown_and_the_rest_goes_on() {
     use dingd::journal::{Batch, Journal, Order, Table};
     let stage = Stage::open().await;
+    let ended = stage.send(&text_to(&robot(), "it has ended")).await;
+    stage.reaches(&ended, "sent").await;
     stage.box_.set(Switches {
         down: true,
         ..Switches::default()
@@ -461,6 +508,15 @@ async fn a_damaged_record_is_set_aside_counted_and_shown_and_the_rest_goes_on() 
                     )
                 })
                 .unwrap();
+            journal
+                .read_blocking(|view| {
+                    let all = (&[][..], &[][..], Order::Ascending);
+                    view.walk(Table::OutboxDone, all.0, all.1, all.2, &mut |key, value| {
+                        batch.put(Table::OutboxDone, key, &value[..value.len() - 1]);
+                        true
+                    })
+                })
+                .unwrap();
             for (table, key) in [
                 (Table::Chats, &b"oncall\0cidX"[..]),
                 (Table::Charges, &[9; 8]),
@@ -470,20 +526,31 @@ async fn a_damaged_record_is_set_aside_counted_and_shown_and_the_rest_goes_on() 
             }
             journal.commit(batch).await.unwrap();
             journal.close();
+            drop(journal);
+            let (code, text) = command(&dir.join("config.toml"), &["journal", "check"]).await;
+            assert_eq!(code, Some(1), "{text}");
+            assert!(text.contains("DAMAGED"), "{text}");
         })
         .await;
     stage.box_.set(Switches::default());
     for id in [&ids[0], &ids[2]] {
         stage.reaches(id, "sent").await;
     }
+    until("what has ended was looked through", async || {
+        let dead = stage.daemon.socket("GET", "/v1/dead").await.unwrap();
+        dead["damaged_records"] == 5
+    })
+    .await;
     let dead = stage.daemon.socket("GET", "/v1/dead").await.unwrap();
-    assert_eq!(dead["damaged_records"], 4, "{dead}");
     let damaged = dead["damaged"].as_array().unwrap();
     let tables: Vec<_> = damaged.iter().map(|row| &row["table"]).collect();
-    assert_eq!(tables, ["charges", "chats", "outbox_live", "pauses"]);
+    assert_eq!(
+        tables,
+        ["charges", "chats", "outbox_done", "outbox_live", "pauses"]
+    );
     let metrics = stage.metrics().await;
     assert!(
-        metrics.contains("dingd_store_quarantined_records_total 4"),
+        metrics.contains("dingd_store_quarantined_records_total 5"),
         "they are counted"
     );
     stage.close().await;
