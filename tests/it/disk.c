@@ -1,6 +1,6 @@
 /* A disk with a will of its own, preloaded into the daemon. Each sync waits SLOW_US microseconds, each
  * write of the log SLOW_LOG_US. While the file FAULT_FILE holds a word, calls on the journal's files
- * fail: READONLY and FULL fail writes, BROKEN fails syncs. */
+ * fail: READONLY and FULL fail writes, BROKEN fails syncs, UNREADABLE reads, NAMELESS renames. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,16 +19,17 @@ static int is_named(int fd, const char *name) {
     return strstr(path, name) != NULL;
 }
 
-static int faulty(int fd, const char *word) {
+static int says(const char *word) {
     const char *file = getenv("FAULT_FILE");
     char said[16] = "";
-    if (!file || !is_named(fd, "/journal.")) return 0;
-    int control = open(file, O_RDONLY);
+    int control = file ? open(file, O_RDONLY) : -1;
     if (control < 0) return 0;
     ssize_t n = read(control, said, sizeof said - 1);
     close(control);
     return n > 0 && strncmp(said, word, strlen(word)) == 0;
 }
+
+static int faulty(int fd, const char *word) { return is_named(fd, "/journal.") && says(word); }
 
 /* What is synced and renamed, in order, in FAULT_FILE.trace. */
 static void trace(const char *what, const char *first, const char *second) {
@@ -74,7 +75,19 @@ ssize_t pwrite64(int fd, const void *data, size_t count, off_t at) {
     return ((ssize_t(*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, "pwrite64"))(fd, data, count, at);
 }
 
+ssize_t pread64(int fd, void *data, size_t count, off_t at) {
+    if (faulty(fd, "UNREADABLE")) {
+        errno = EIO;
+        return -1;
+    }
+    return ((ssize_t(*)(int, void *, size_t, off_t))dlsym(RTLD_NEXT, "pread64"))(fd, data, count, at);
+}
+
 int rename(const char *from, const char *to) {
     trace("rename", from, to);
+    if (strstr(to, "/journal.") && says("NAMELESS")) {
+        errno = EIO;
+        return -1;
+    }
     return ((int (*)(const char *, const char *))dlsym(RTLD_NEXT, "rename"))(from, to);
 }

@@ -160,12 +160,19 @@ async fn a_failed_sync_ends_the_daemon_with_74_and_the_next_start_has_what_was_a
         "not accepted"
     );
     assert_eq!(stage.daemon.ended().await, Some(74));
-    assert_eq!(start_on_a_broken_disk(&stage).await, Some(74));
-    let said = stage.log();
-    assert!(
-        said.contains("dmesg") && !said.contains("dingd restore"),
-        "{said}"
-    );
+    for word in ["BROKEN", "UNREADABLE"] {
+        fault(&stage, word);
+        assert_eq!(
+            start_on_a_broken_disk(stage.dir.path()).await,
+            Some(74),
+            "{word}"
+        );
+        let said = stage.log();
+        assert!(
+            said.contains("dmesg") && !said.contains("dingd restore"),
+            "{said}"
+        );
+    }
     fault(&stage, "");
     let daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
         .await
@@ -175,14 +182,32 @@ async fn a_failed_sync_ends_the_daemon_with_74_and_the_next_start_has_what_was_a
     stage.close().await;
 }
 
+#[tokio::test]
+async fn a_first_start_on_a_failing_disk_ends_with_74_and_the_next_one_makes_the_store() {
+    let stage = on_disk(Stage::open().await, 0).await;
+    let stage = stage
+        .again(async |daemon, dir| {
+            assert_eq!(daemon.terminate().await, Some(0));
+            for word in ["BROKEN", "NAMELESS"] {
+                std::fs::remove_dir_all(Daemon::state_dir(dir)).unwrap();
+                std::fs::write(dir.join("fault"), word).unwrap();
+                assert_eq!(start_on_a_broken_disk(dir).await, Some(74), "{word}");
+            }
+        })
+        .await;
+    let id = stage.send(&text_to(&robot(), "x")).await;
+    stage.reaches(&id, "sent").await;
+    stage.close().await;
+}
+
 /// How a start ends whose disk fails; it is for the disk to be cured, not for the store to be given up.
-async fn start_on_a_broken_disk(stage: &Stage) -> Option<i32> {
+async fn start_on_a_broken_disk(dir: &std::path::Path) -> Option<i32> {
     let mut start = tokio::process::Command::new(program());
     start.arg("run").arg("--config");
-    start.arg(stage.dir.path().join("config.toml"));
-    start.env("LD_PRELOAD", stage.dir.path().join("disk.so"));
-    start.env("FAULT_FILE", fault_file(stage));
-    let log = stage.dir.path().join("log");
+    start.arg(dir.join("config.toml"));
+    start.env("LD_PRELOAD", dir.join("disk.so"));
+    start.env("FAULT_FILE", dir.join("fault"));
+    let log = dir.join("log");
     start.stderr(std::fs::File::options().append(true).open(log).unwrap());
     start.status().await.unwrap().code()
 }

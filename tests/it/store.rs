@@ -10,6 +10,7 @@ use dingd::delivery::state::{Priority, State, Tag};
 use dingd::journal::aged::Aged;
 use dingd::journal::disk::Condition;
 use dingd::journal::queue::{INBOX, Queue};
+use dingd::journal::retention::{Ended, Keep, Retention};
 use dingd::journal::{Batch, Journal, Order, Table, number_of};
 
 use crate::support::Dice;
@@ -35,7 +36,8 @@ struct Content {
     live: BTreeMap<u64, u64>,
     done: BTreeMap<u64, u64>,
     payload: BTreeMap<u64, Vec<u8>>,
-    seen: BTreeSet<[u8; 16]>,
+    /// By time, as on disk.
+    seen: BTreeSet<(u64, [u8; 16])>,
     sums: BTreeMap<u8, u64>,
     accepted: u64,
 }
@@ -48,8 +50,36 @@ enum Act {
     Finish(u64, u64),
     Reopen(u64, u64),
     Purge(u64),
-    Seen([u8; 16]),
+    Seen(u64, [u8; 16]),
     Count(u8, u64),
+    /// What is so old at this time is forgotten, or removed.
+    Forget(u64),
+    Expire(u64),
+}
+
+/// Keys are remembered this long, and what has ended stays: as times go here, one for each step.
+const KEEP: u64 = 20;
+/// What has ended with an odd state is a dead letter.
+const RETAINED: Keep = Keep {
+    finished_ms: KEEP,
+    dead_ms: 2 * KEEP,
+    dead_bytes_max: u64::MAX,
+};
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::unnecessary_wraps,
+    reason = "as retention asks it"
+)]
+fn ended(state: &u64) -> Option<Ended> {
+    Some(Ended {
+        at_ms: *state,
+        dead: state % 2 == 1,
+    })
+}
+
+fn is_over(state: u64, now: u64) -> bool {
+    state + [KEEP, 2 * KEEP][usize::try_from(state % 2).unwrap()] < now
 }
 
 impl Content {
@@ -77,8 +107,16 @@ impl Content {
                 self.done.remove(seq);
                 self.payload.remove(seq);
             }
-            Act::Seen(key) => drop(self.seen.insert(*key)),
+            Act::Seen(now, key) => drop(self.seen.insert((*now, *key))),
             Act::Count(key, amount) => *self.sums.entry(*key).or_default() += amount,
+            Act::Forget(now) => self.seen.retain(|(at, _)| at + KEEP >= *now),
+            Act::Expire(now) => {
+                let over = |(_, state): &(&u64, &u64)| is_over(**state, *now);
+                let over: Vec<_> = self.done.iter().filter(over).map(|(seq, _)| *seq).collect();
+                for seq in over {
+                    self.apply(&Act::Purge(seq));
+                }
+            }
         }
     }
 }
@@ -88,6 +126,7 @@ struct Store {
     journal: Journal,
     queue: Queue<u64>,
     seen: Aged<(), 2>,
+    retention: Retention,
 }
 
 impl Store {
@@ -96,7 +135,7 @@ impl Store {
         let (tables, log) = (machine.file(TABLES), machine.file(LOG));
         let journal =
             Journal::on(tables, log, HALF_BYTES, condition).map_err(|error| error.to_string())?;
-        let seen = Aged::new(Table::Dedup, 1_000_000, 1_000);
+        let seen = Aged::new(Table::Dedup, KEEP, 1_000);
         let mut aside = Batch::default();
         let (queue, _) = journal
             .read_blocking(|view| {
@@ -108,6 +147,7 @@ impl Store {
             journal,
             queue,
             seen,
+            retention: Retention::default(),
         })
     }
 
@@ -120,7 +160,11 @@ impl Store {
             Act::Finish(seq, state) => queue.finish(batch, *seq, state),
             Act::Reopen(seq, state) => queue.reopen(batch, *seq, state),
             Act::Purge(seq) => queue.purge(batch, *seq),
-            Act::Seen(key) => self.seen.note(batch, &[*key, *key], &(), 5),
+            Act::Seen(now, key) => {
+                self.seen.note(batch, &[*key, *key], &(), *now);
+                self.seen.remember([*key, *key], &(), *now);
+            }
+            Act::Forget(_) | Act::Expire(_) => unreachable!("{act:?} is a step of its own"),
             Act::Count(key, amount) => batch.add_to(Table::Ledger, [*key], *amount),
         }
     }
@@ -151,7 +195,9 @@ impl Store {
                 },
             )?;
             view.walk(Table::Dedup, &[], &[], Order::Ascending, &mut |key, _| {
-                content.seen.insert(key[8..].try_into().unwrap());
+                let (at, first) = key.split_at(8);
+                let at = u64::from_be_bytes(at.try_into().unwrap());
+                content.seen.insert((at, first.try_into().unwrap()));
                 true
             })?;
             view.walk(
@@ -198,13 +244,68 @@ struct History {
     broken: Arc<Mutex<bool>>,
 }
 
+impl History {
+    fn submit(&mut self, store: &Store, batch: Batch, acts: Vec<Act>) {
+        self.acts.push(acts);
+        let answer = self.answer();
+        store.journal.submit(batch, move |result| {
+            if result.is_ok() {
+                answer();
+            }
+        });
+    }
+
+    /// To be called when the last of the acts is known to be durable.
+    fn answer(&self) -> impl FnOnce() + use<> {
+        let (answered, broken) = (self.answered.clone(), self.broken.clone());
+        let place = self.acts.len();
+        move || {
+            let before = answered.fetch_add(1, Ordering::SeqCst);
+            *broken.lock().unwrap() |= before + 1 != place;
+        }
+    }
+
+    /// What is old goes.
+    fn expire(&mut self, store: &Store, model: &mut Content, now: u64) {
+        let forgets = store.seen.forget(now).1;
+        if !forgets.is_empty() {
+            model.apply(&Act::Forget(now));
+            self.submit(store, forgets, vec![Act::Forget(now)]);
+        }
+        if model.done.values().any(|state| is_over(*state, now)) {
+            model.apply(&Act::Expire(now));
+            self.acts.push(vec![Act::Expire(now)]);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap();
+            let (journal, queue) = (&store.journal, &store.queue);
+            let step = async {
+                // Whoever purges or reopens an entry keeps retention out until that is durable.
+                let _durable = journal.commit(Batch::default()).await;
+                let step = store.retention.step(journal, queue, RETAINED, now, ended);
+                step.await
+            };
+            if runtime.block_on(step) > 0 {
+                self.answer()();
+            }
+        }
+    }
+}
+
 /// Random work, always on what the model has.
 fn work(store: &Store, model: &mut Content, dice: &mut Dice, steps: u64) -> History {
     let mut history = History::default();
+    // Goes on where the life before it was.
+    let seen = model.seen.iter().map(|(at, _)| at);
+    let mut now = model.done.values().chain(seen).copied().max().unwrap_or(0);
     for _ in 0..steps {
+        now += dice.below(3);
+        if dice.below(6) == 0 {
+            history.expire(store, model, now);
+        }
         let mut acts = vec![];
         for _ in 0..=dice.below(3) {
-            let act = choose(store, model, dice);
+            let act = choose(store, model, dice, now);
             model.apply(&act);
             acts.push(act);
         }
@@ -212,15 +313,7 @@ fn work(store: &Store, model: &mut Content, dice: &mut Dice, steps: u64) -> Hist
         for act in &acts {
             store.put(&mut batch, act);
         }
-        history.acts.push(acts);
-        let (answered, broken) = (history.answered.clone(), history.broken.clone());
-        let place = history.acts.len();
-        store.journal.submit(batch, move |result| {
-            if result.is_ok() {
-                let before = answered.fetch_add(1, Ordering::SeqCst);
-                *broken.lock().unwrap() |= before + 1 != place;
-            }
-        });
+        history.submit(store, batch, acts);
         // Sometimes groups of one, sometimes of many.
         if dice.below(3) == 0 {
             drop(store.journal.read_blocking(|_| Ok(())));
@@ -232,16 +325,16 @@ fn work(store: &Store, model: &mut Content, dice: &mut Dice, steps: u64) -> Hist
     history
 }
 
-fn choose(store: &Store, model: &Content, dice: &mut Dice) -> Act {
+fn choose(store: &Store, model: &Content, dice: &mut Dice, now: u64) -> Act {
     let mut one = |map: &BTreeMap<u64, u64>| {
         let nth = dice.below(map.len().max(1) as u64);
         map.keys().nth(usize::try_from(nth).unwrap()).copied()
     };
     let (live, done) = (one(&model.live), one(&model.done));
-    let payload = vec![
-        u8::try_from(dice.below(256)).unwrap();
-        1 + usize::try_from(dice.below(3_000)).unwrap()
-    ];
+    // Now and then more than the log can take.
+    let size_max = [3_000, 60_000][usize::from(dice.below(20) == 0)];
+    let size = 1 + usize::try_from(dice.below(size_max)).unwrap();
+    let payload = vec![u8::try_from(dice.below(256)).unwrap(); size];
     if dice.below(4) == 0 {
         // A number whose entry is never submitted, or was not when the end came.
         store.queue.reserve();
@@ -249,9 +342,9 @@ fn choose(store: &Store, model: &Content, dice: &mut Dice) -> Act {
     match (dice.below(10), live, done) {
         (0, ..) => Act::Settled(store.queue.reserve(), payload),
         (8, ..) => Act::Count(u8::try_from(dice.below(3)).unwrap(), dice.below(9)),
-        (1, ..) => Act::Seen([u8::try_from(dice.below(256)).unwrap(); 16]),
+        (1, ..) => Act::Seen(now, [u8::try_from(dice.below(256)).unwrap(); 16]),
         (2 | 3, Some(seq), _) => Act::Update(seq, dice.below(1_000)),
-        (4 | 5, Some(seq), _) => Act::Finish(seq, dice.below(1_000)),
+        (4 | 5, Some(seq), _) => Act::Finish(seq, now),
         (6, _, Some(seq)) if model.payload.contains_key(&seq) => {
             Act::Reopen(seq, dice.below(1_000))
         }
@@ -386,7 +479,7 @@ fn fifty_power_cuts_lose_nothing_that_was_answered() {
 #[test]
 fn a_kill_at_any_call_of_the_disk_loses_nothing() {
     for after in [false, true] {
-        each_call(|at| Plan::Dead { at, after }, |_| ());
+        each_call(20, |at| Plan::Dead { at, after }, |_| ());
     }
 }
 
@@ -413,20 +506,28 @@ fn a_power_cut_at_any_call_from_the_first_start_on_leaves_something_that_opens()
 
 #[test]
 fn an_error_at_any_call_of_the_disk_ends_the_journal_and_is_never_taken_for_success() {
-    each_call(|at| Plan::Broken { at }, |failed| assert!(failed));
+    each_call(20, |at| Plan::Broken { at }, |failed| assert!(failed));
+}
+
+/// Whoever reads is told, or the journal ends; what was answered is there at the next start.
+#[test]
+fn a_read_that_fails_at_any_call_of_the_disk_loses_nothing() {
+    each_call(5, |at| Plan::Unreadable { at }, |_| ());
 }
 
 #[test]
 fn a_full_disk_at_any_call_is_waited_for_and_nothing_fails() {
     each_call(
+        20,
         |from| Plan::Full { from, calls: 3 },
         |failed| assert!(!failed),
     );
 }
 
-/// For every k: a life in which the plan strikes at the k-th call, until one ends before that.
-fn each_call(plan: impl Fn(u64) -> Plan, judge: impl Fn(bool)) {
-    let step = many(3, 1);
+/// For every k: a life in which the plan strikes at the k-th call, until one ends before that; the plan
+/// must have struck at more than `least` calls.
+fn each_call(least: u64, plan: impl Fn(u64) -> Plan, judge: impl Fn(bool)) {
+    let step = many(3, 1).min(least.div_ceil(10));
     let (mut at, mut struck) = (1, 0);
     loop {
         let mut dice = Dice::new(at);
@@ -442,7 +543,7 @@ fn each_call(plan: impl Fn(u64) -> Plan, judge: impl Fn(bool)) {
             struck += 1;
             judge(past.failed);
         } else if at > 30 {
-            assert!(struck * step > 20, "the work was too little");
+            assert!(struck * step > least, "only {struck} calls");
             return;
         }
         at += step;
@@ -493,6 +594,80 @@ fn damage_anywhere_is_noticed() {
         }
     }
     assert!(noticed > 0 && harmless > 0, "{noticed} {harmless}");
+}
+
+/// What only the log has when the end comes, one group for each entry: damage costs the groups that it hit
+/// and is said, or it hit the newest one, which looks like one that was torn by the end.
+#[test]
+fn damage_to_a_log_that_is_needed_costs_what_it_hit_and_is_said() {
+    let mut dice = Dice::new(11);
+    let (mut said, mut newest, mut harmless) = (0, 0, 0);
+    for _ in 0..many(20, 100) {
+        let machine = Machine::new();
+        let store = Store::open(&machine).unwrap();
+        let written: BTreeSet<u64> = (0..6)
+            .map(|_| {
+                let seq = store.queue.reserve();
+                let payload = vec![7; 1 + usize::try_from(dice.below(3_000)).unwrap()];
+                let mut batch = Batch::default();
+                store.queue.append(&mut batch, seq, &payload, &0);
+                let (tell, told) = std::sync::mpsc::channel();
+                store
+                    .journal
+                    .submit(batch, move |result| tell.send(result).unwrap());
+                told.recv().unwrap().unwrap();
+                seq
+            })
+            .collect();
+        let machine = machine.restart();
+        for _ in 0..20 {
+            let mut files = [TABLES, LOG].map(|n| machine.bytes(n));
+            // Where the frames are; further on there are zeros.
+            let mut frames = files[LOG][..8 * 4_096].to_vec();
+            let what = change(&mut frames, &mut dice);
+            if what.starts_with("cut") {
+                files[LOG] = frames;
+            } else {
+                files[LOG][..8 * 4_096].copy_from_slice(&frames);
+            }
+            let Ok(store) = Store::open(&Machine::holding(files)) else {
+                said += 1;
+                continue;
+            };
+            let (found, aside, books) = store
+                .journal
+                .read_blocking(|view| {
+                    let mut found = BTreeSet::new();
+                    let all = &mut |key: &[u8], _: &[u8]| {
+                        found.insert(u64::from_be_bytes(key.try_into().unwrap()));
+                        true
+                    };
+                    view.walk(INBOX.live, &[], &[], Order::Ascending, all)?;
+                    Ok((
+                        found,
+                        view.len(Table::Quarantine)?,
+                        store.queue.books(view)?,
+                    ))
+                })
+                .unwrap();
+            store.journal.close();
+            assert!(found.is_subset(&written) && books.mismatch() == 0, "{what}");
+            let lost: Vec<_> = written.difference(&found).collect();
+            if lost.is_empty() {
+                harmless += 1;
+            } else if aside > 0 {
+                said += 1;
+            } else {
+                assert_eq!(lost, [written.last().unwrap()], "silent loss: {what}");
+                newest += 1;
+            }
+            assert!(lost.len() <= 1, "{what} cost {lost:?}");
+        }
+    }
+    assert!(
+        said > 0 && newest > 0 && harmless > 0,
+        "{said} {newest} {harmless}"
+    );
 }
 
 /// Returns what it did.

@@ -20,6 +20,8 @@ pub enum Plan {
     Dead { at: u64, after: bool },
     /// This call fails with EIO, later ones do not.
     Broken { at: u64 },
+    /// This call that reads fails with EIO, later ones do not.
+    Unreadable { at: u64 },
     /// There is no space for this many calls, but for syncs. Some file systems need space even to
     /// write over what is there.
     Full { from: u64, calls: u64 },
@@ -33,6 +35,7 @@ pub struct Machine(Arc<Mutex<State>>);
 struct State {
     files: [Content; 2],
     calls: u64,
+    reads: u64,
     plan: Plan,
     dead: bool,
 }
@@ -60,12 +63,16 @@ impl Machine {
 
     pub fn plan(&self, plan: Plan) {
         let mut state = self.state();
-        (state.calls, state.plan) = (0, plan);
+        (state.calls, state.reads, state.plan) = (0, 0, plan);
     }
 
-    /// Calls since the plan was made.
+    /// Calls since the plan was made, of the kind that it is about.
     pub fn calls(&self) -> u64 {
-        self.state().calls
+        let state = self.state();
+        match state.plan {
+            Plan::Unreadable { .. } => state.reads,
+            _ => state.calls,
+        }
     }
 
     pub fn file(&self, index: usize) -> Box<dyn Medium> {
@@ -206,7 +213,11 @@ impl Medium for Handle {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.0.state();
+        let mut state = self.0.state();
+        state.reads += 1;
+        if matches!(state.plan, Plan::Unreadable { at } if at == state.reads) {
+            return Err(io::Error::other("EIO"));
+        }
         let start = usize::try_from(offset).unwrap();
         let bytes = state.files[self.1].now.get(start..start + out.len());
         out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
