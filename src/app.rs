@@ -313,7 +313,8 @@ impl Flows {
         drain: &Drain,
     ) -> Result<Self, StartError> {
         let way_out = config.egress.clone();
-        let egress = Arc::new(Egress::new(way_out, transport.clone(), clock, health));
+        let egress = Egress::new(way_out, transport.clone(), journal.clone(), clock, health);
+        let egress = Arc::new(egress);
         let (stored, recovered) = Stored::read(journal, &egress)?;
         let tls = load_tls(&config)?;
         let parts = Parts::build(config, stored, (egress, transport), tls, drain);

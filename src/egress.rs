@@ -24,6 +24,7 @@ use crate::delivery::verdict::{Reason, Scope, Verdict, Wait};
 use crate::dingtalk::answer::{Api, BAN_MS_MIN};
 use crate::health::Health;
 use crate::http::transport::{Origin, Transport};
+use crate::journal::Journal;
 use crate::secret::Secret;
 use ledger::{Entry, Ledger, Metered};
 use limit::{Full, Key, Kind, Limits, Rules, Standing};
@@ -115,6 +116,7 @@ pub struct Settings {
 pub struct Egress {
     settings: arc_swap::ArcSwap<Settings>,
     transport: Arc<Transport>,
+    journal: Journal,
     clock: Clock,
     health: Health,
     limits: Mutex<Limits>,
@@ -149,6 +151,8 @@ pub struct Pause {
     pub key: Key,
     /// Monotonic milliseconds.
     pub until_ms: u64,
+    /// What the next one grows from, in milliseconds.
+    pub step_ms: u64,
 }
 
 impl Egress {
@@ -156,6 +160,7 @@ impl Egress {
     pub fn new(
         settings: Settings,
         transport: Arc<Transport>,
+        journal: Journal,
         clock: Clock,
         health: Health,
     ) -> Self {
@@ -165,6 +170,7 @@ impl Egress {
         Self {
             settings,
             transport,
+            journal,
             clock,
             health,
             limits,
@@ -176,12 +182,13 @@ impl Egress {
 
     /// Takes over new settings; what is charged stays charged.
     pub fn reload(&self, settings: Settings) {
-        {
+        let cleared = {
             let mut limits = self.limits();
             limits.set_rules(settings.rules.clone());
             // A reload usually follows a cure: whoever was blocked may try at once.
-            limits.clear_pauses(&[Kind::App, Kind::AppApi, Kind::Organisation]);
-        }
+            limits.clear_pauses(&[Kind::App, Kind::AppApi, Kind::Organisation])
+        };
+        self.unpaused(&cleared);
         self.withdraw();
         self.ledger().set_rules(settings.month.clone());
         self.review();
@@ -303,7 +310,7 @@ impl Egress {
         let kind = Kind::of(scope)?;
         // A scope that this call does not have (a webhook belongs to no app) means the narrowest one.
         let key = *keys.iter().find(|key| key.kind == kind).or(keys.last())?;
-        let until_ms = self.limits().pause(key, wait, now_ms, self.clock.wall_ms());
+        let (until_ms, step_ms) = self.limits().pause(key, wait, now_ms, self.clock.wall_ms());
         crate::metrics::pause(kind.label(), &reason.code);
         let until_wall_ms = self.clock.wall_ms() + (until_ms - now_ms);
         if self.report_pause(kind, until_wall_ms, reason) {
@@ -313,7 +320,12 @@ impl Egress {
                 "DingTalk made us pause"
             );
         }
-        Some(Pause { key, until_ms })
+        // What an operator can cure is tried afresh after a restart; what DingTalk imposed is waited out.
+        matches!(verdict, Verdict::Pause { .. }).then_some(Pause {
+            key,
+            until_ms,
+            step_ms,
+        })
     }
 
     /// Says on `/ready` what is paused, until when and why. Returns whether that is news.

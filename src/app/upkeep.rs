@@ -88,7 +88,7 @@ impl Parts {
         self.forget().await;
         self.purge().await;
         self.enforce_quota().await;
-        if let Err(error) = self.egress.trim(&self.journal).await {
+        if let Err(error) = self.egress.trim().await {
             tracing::warn!(%error, "old rows of the ledger could not be removed");
         }
     }

@@ -251,8 +251,8 @@ impl Tokens {
             ))
         })?;
         let judged = self.egress.call(request).await;
-        // Exempt from the month, and not charged: there is nothing to write.
-        drop(self.egress.settle(permit, &judged.verdict));
+        let settled = self.egress.settle(permit, &judged.verdict);
+        self.egress.counted(settled);
         let fetched = match &judged.verdict {
             Verdict::Sent { .. } => judged.reply.and_then(|reply| parse(&reply.body)),
             _ => None,

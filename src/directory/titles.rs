@@ -127,7 +127,7 @@ impl Titles {
             })
             .await;
         let settled = self.egress.settle(permit, &judged.verdict);
-        self.egress.counted(&self.journal, settled);
+        self.egress.counted(settled);
         if let Verdict::RefreshToken(_) = judged.verdict {
             self.tokens.refused(&app.name, &token);
             return false;

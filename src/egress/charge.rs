@@ -8,12 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::ledger::{KEEP_DAYS, Meter};
-use super::limit::{Key, Kind};
+use super::limit::Key;
 use super::month::Day;
-use super::{Egress, Permit, Settled};
+use super::{Egress, Pause, Permit, Settled};
 use crate::delivery::record;
 use crate::delivery::verdict::Reason;
-use crate::journal::{Batch, Journal, Order, ReadError, Table, View, number_of};
+use crate::journal::{Batch, Order, ReadError, Table, View, number_of};
 
 /// Charges stay this much longer than the longest window, in milliseconds.
 const SLACK_MS: u64 = 60_000;
@@ -24,6 +24,18 @@ pub struct Charges {
     next: AtomicU64,
     /// Numbers of settled charges with their wall time, to be deleted when they are old.
     settled: Mutex<VecDeque<(u64, u64)>>,
+}
+
+/// A pause on disk, in wall time.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Paused {
+    Growing {
+        until_ms: u64,
+        step_ms: u64,
+    },
+    /// As earlier builds wrote it.
+    Until(u64),
 }
 
 /// The number of one charge.
@@ -110,20 +122,22 @@ impl Egress {
             &[],
             Order::Ascending,
             &mut |key, value| {
-                let until_ms = record::decode::<u64>(value).unwrap_or_else(|error| {
-                    batch.quarantine(Table::Pauses, key, value, &error);
-                    0
-                });
-                // What an operator can cure is tried afresh after a restart; penalties are waited out.
-                let penalty =
-                    |key: &Key| matches!(key.kind, Kind::Robot | Kind::Chat | Kind::Egress);
-                if let (Some(key), true) =
-                    (Key::from_bytes(key).filter(penalty), until_ms > wall_ms)
-                {
-                    // Clamped, so that a clock that was wrong cannot shut a robot for ever.
-                    let left_ms = (until_ms - wall_ms).min(3_600_000);
-                    limits.pause_until(key, mono_ms + left_ms);
-                    self.report_pause(key.kind, wall_ms + left_ms, &paused_before());
+                let (until_ms, step_ms) = match record::decode::<Paused>(value) {
+                    Ok(Paused::Growing { until_ms, step_ms }) => (until_ms, step_ms),
+                    Ok(Paused::Until(until_ms)) => (until_ms, 0),
+                    Err(error) => {
+                        batch.quarantine(Table::Pauses, key, value, &error);
+                        return true;
+                    }
+                };
+                match Key::from_bytes(key) {
+                    Some(key) if until_ms > wall_ms => {
+                        // Clamped, so that a clock that was wrong cannot shut a robot for ever.
+                        let left_ms = (until_ms - wall_ms).min(3_600_000);
+                        limits.resume_pause(key, mono_ms + left_ms, step_ms);
+                        self.report_pause(key.kind, wall_ms + left_ms, &paused_before());
+                    }
+                    _ => batch.delete(Table::Pauses, key),
                 }
                 true
             },
@@ -161,10 +175,7 @@ impl Egress {
         for entry in entries {
             entry.write(batch);
         }
-        if let Some(pause) = pause {
-            let until_ms = wall_ms + pause.until_ms.saturating_sub(self.clock.mono_ms());
-            batch.put(Table::Pauses, pause.key.bytes(), record::encode(&until_ms));
-        }
+        self.paused(batch, pause);
         let keep_ms = self.limits().longest_ms() + SLACK_MS;
         let mut settled = self.charges.settled();
         settled.push_back((id.0, wall_ms));
@@ -178,14 +189,39 @@ impl Egress {
 }
 
 impl Egress {
-    /// Counts a call that had no charge: one that shows people nothing and that a crash may forget.
-    pub fn counted(&self, journal: &Journal, settled: Settled) {
+    fn paused(&self, batch: &mut Batch, pause: Option<Pause>) {
+        if let Some(pause) = pause {
+            let until_ms =
+                self.clock.wall_ms() + pause.until_ms.saturating_sub(self.clock.mono_ms());
+            let step_ms = pause.step_ms;
+            let row = record::encode(&Paused::Growing { until_ms, step_ms });
+            batch.put(Table::Pauses, pause.key.bytes(), row);
+        }
+    }
+
+    /// Counts a call that had no charge, one that shows people nothing and that a crash may forget, and
+    /// writes the pause that came of it.
+    pub fn counted(&self, settled: Settled) {
         let mut batch = Batch::default();
         for entry in settled.entries {
             entry.write(&mut batch);
         }
+        self.paused(&mut batch, settled.pause);
+        self.write(batch);
+    }
+
+    /// These pauses are over before their time.
+    pub(super) fn unpaused(&self, keys: &[Key]) {
+        let mut batch = Batch::default();
+        for key in keys {
+            batch.delete(Table::Pauses, key.bytes());
+        }
+        self.write(batch);
+    }
+
+    fn write(&self, batch: Batch) {
         if !batch.is_empty() {
-            journal.submit(batch, |result| {
+            self.journal.submit(batch, |result| {
                 if result.is_err() {
                     tracing::debug!("a call could not be counted; the process is about to end");
                 }
@@ -194,7 +230,8 @@ impl Egress {
     }
 
     /// Removes rows of the ledger that nobody asks for any more, once a day.
-    pub async fn trim(&self, journal: &Journal) -> Result<(), ReadError> {
+    pub async fn trim(&self) -> Result<(), ReadError> {
+        let journal = &self.journal;
         let oldest = Day::at(self.clock.wall_ms()).before(KEEP_DAYS);
         if !self.ledger().forget(oldest) {
             return Ok(());

@@ -368,18 +368,23 @@ impl Limits {
         }
     }
 
-    /// Stops everything under `key`. Returns until when.
-    pub fn pause(&mut self, key: Key, wait: Wait, now_ms: u64, wall_ms: u64) -> u64 {
-        self.stop(key).begin(wait, now_ms, wall_ms)
+    /// Stops everything under `key`. Returns until when, and what the next stop grows from.
+    pub fn pause(&mut self, key: Key, wait: Wait, now_ms: u64, wall_ms: u64) -> (u64, u64) {
+        let pause = self.stop(key);
+        let until_ms = pause.begin(wait, now_ms, wall_ms);
+        (until_ms, pause.step_ms())
     }
 
-    /// Lets those that were paused try again.
-    pub fn clear_pauses(&mut self, kinds: &[Kind]) {
+    /// Lets those that were paused try again. Returns which.
+    pub fn clear_pauses(&mut self, kinds: &[Kind]) -> Vec<Key> {
+        let mut cleared = vec![];
         for (key, pause) in &mut self.pauses {
             if kinds.contains(&key.kind) {
                 pause.clear();
+                cleared.push(*key);
             }
         }
+        cleared
     }
 
     /// Whether calls to this host are held back.
@@ -388,9 +393,9 @@ impl Limits {
         state.is_some_and(|state| state != State::Closed)
     }
 
-    /// As [`Self::pause`], with the end known: a pause that was read back from disk.
-    pub fn pause_until(&mut self, key: Key, until_ms: u64) {
-        self.stop(key).lasts_until(until_ms);
+    /// A pause that was read back from disk goes on, with what [`Self::pause`] returned.
+    pub fn resume_pause(&mut self, key: Key, until_ms: u64, step_ms: u64) {
+        self.stop(key).resume(until_ms, step_ms);
     }
 
     /// How many calls `key` allows now.
@@ -584,7 +589,7 @@ mod tests {
         let mut now_ms = NOW_MS;
         let mut spans = vec![];
         for _ in 0..3 {
-            let until_ms = limits.pause(ROBOT, Wait::Growing(60_000), now_ms, 0);
+            let (until_ms, _) = limits.pause(ROBOT, Wait::Growing(60_000), now_ms, 0);
             spans.push(until_ms - now_ms);
             assert_eq!(
                 call(&mut limits, true, now_ms).unwrap_err().until_ms,
@@ -593,8 +598,13 @@ mod tests {
             now_ms = until_ms;
         }
         assert_eq!(spans, [60_000, 120_000, 240_000]);
-        let later = limits.pause(ROBOT, Wait::Growing(60_000), now_ms + 900_000, 0);
+        let (later, _) = limits.pause(ROBOT, Wait::Growing(60_000), now_ms + 900_000, 0);
         assert_eq!(later, now_ms + 960_000, "a long quiet time starts over");
+        // A restart knows how far it has grown.
+        let mut limits = self::limits(20, 0);
+        limits.resume_pause(ROBOT, now_ms, 240_000);
+        let (until_ms, step_ms) = limits.pause(ROBOT, Wait::Growing(60_000), now_ms, 0);
+        assert_eq!((until_ms - now_ms, step_ms), (480_000, 480_000));
     }
 
     #[test]
@@ -607,7 +617,7 @@ mod tests {
             call(&mut limits, true, NOW_MS).unwrap_err().until_ms,
             NOW_MS + 1_000
         );
-        let again = limits.pause(ROBOT, Wait::Growing(1_000), NOW_MS + 1_000, 0);
+        let (again, _) = limits.pause(ROBOT, Wait::Growing(1_000), NOW_MS + 1_000, 0);
         assert_eq!(
             again,
             NOW_MS + 3_000,
@@ -669,7 +679,7 @@ mod tests {
         let mut limits = Limits::new(Rules::default());
         let keys = [Key::EGRESS];
         // Read back at a start.
-        limits.pause_until(Key::EGRESS, NOW_MS + 1_000);
+        limits.resume_pause(Key::EGRESS, NOW_MS + 1_000, 1_000);
         limits.sweep(NOW_MS + 10_000);
         limits.acquire(&keys, true, NOW_MS + 10_000).unwrap();
         assert!(limits.acquire(&keys, true, NOW_MS + 10_000).is_err());

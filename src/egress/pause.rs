@@ -43,8 +43,18 @@ impl Pause {
         self.until_ms
     }
 
-    /// Holds until `until_ms` at least.
-    pub(super) fn lasts_until(&mut self, until_ms: u64) {
+    /// Goes on as it was before a restart: until `until_ms`, and growing from `step_ms` if it recurs.
+    pub(super) fn resume(&mut self, until_ms: u64, step_ms: u64) {
+        self.lasts_until(until_ms);
+        self.last_ms = step_ms;
+    }
+
+    /// What the next one grows from, if it comes soon.
+    pub(super) fn step_ms(&self) -> u64 {
+        self.last_ms
+    }
+
+    fn lasts_until(&mut self, until_ms: u64) {
         self.until_ms = self.until_ms.max(until_ms);
     }
 

@@ -101,6 +101,56 @@ async fn a_robot_that_is_throttled_waits_and_says_so_and_the_pause_survives_a_cr
 }
 
 #[tokio::test]
+async fn a_pause_of_one_api_of_an_app_is_waited_out_over_a_crash_or_until_a_reload() {
+    let stage = Stage::open().await;
+    let first = stage.send(&text_to(&people(), "with a token")).await;
+    stage.reaches(&first, "sent").await;
+    let body = r#"{"code":"Forbidden.AccessDenied.QpmLimitForAppkeyAndApi","message":"m"}"#;
+    stage.box_.set(Switches {
+        fail_next: [Wrong::json(429, body)].into(),
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&people(), "x")).await;
+    let paused = async |stage: &Stage| {
+        let degraded = stage.ready().await["degraded"].to_string();
+        degraded.contains("app_api until")
+    };
+    until("it is reported", async || paused(&stage).await).await;
+    stage.reaches(&id, "queued").await;
+    let stage = stage.crash().await;
+    assert!(paused(&stage).await, "the minute is not over");
+    let other = stage.send(&text_to(&robot(), "others go on")).await;
+    stage.reaches(&other, "sent").await;
+    assert_eq!(stage.state(&id).await, "queued");
+    stage.daemon.signal(dingd::sim::daemon::Signal::Hangup);
+    stage.reaches(&id, "sent").await;
+    let stage = stage.crash().await;
+    assert!(!paused(&stage).await, "it was ended for good");
+    stage.close().await;
+}
+
+/// A token's fetch is charged to no message; what DingTalk imposed at it is known all the same.
+#[tokio::test]
+async fn a_ban_that_a_token_fetch_met_survives_a_crash() {
+    let stage = Stage::open().await;
+    stage.box_.set(Switches {
+        html: true,
+        only: Some("/v1.0/oauth2".to_owned()),
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&people(), "needs a token")).await;
+    let banned = async |stage: &Stage| {
+        let degraded = stage.ready().await["degraded"].to_string();
+        degraded.contains("egress until")
+    };
+    until("it is reported", async || banned(&stage).await).await;
+    let stage = stage.crash().await;
+    assert!(banned(&stage).await, "the ban is not over");
+    assert_eq!(stage.message(&id).await["attempts"], 0);
+    stage.close().await;
+}
+
+#[tokio::test]
 async fn a_ban_of_the_address_stops_everything_over_a_crash_and_charges_no_message() {
     let stage = Stage::open().await;
     stage.box_.set(Switches {

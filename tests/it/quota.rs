@@ -259,6 +259,10 @@ async fn dingtalks_word_corrects_the_ledger_and_a_success_takes_it_back() {
         (&shown["exhausted"], &shown["used"]),
         (&json!(true), &json!(5000))
     );
+    let degraded = stage.ready().await["degraded"].to_string();
+    assert!(degraded.contains("organisation until"), "{degraded}");
+    // Quota was bought; else it would be tried within ten minutes.
+    stage.daemon.signal(dingd::sim::daemon::Signal::Hangup);
     sent(&stage, &people(), 1).await;
     let stage = stage.crash().await;
     let shown = quota(&stage).await["api_calls"].clone();

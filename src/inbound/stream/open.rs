@@ -141,8 +141,8 @@ impl Opener {
                 body: body(app),
             })
             .await;
-        // As with tokens nothing is charged that a restart would have to know.
-        drop(self.egress.settle(permit, &judged.verdict));
+        let settled = self.egress.settle(permit, &judged.verdict);
+        self.egress.counted(settled);
         let place = match &judged.verdict {
             Verdict::Sent { .. } => judged.reply.and_then(|reply| place(&reply.body)),
             _ => None,

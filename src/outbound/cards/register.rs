@@ -71,7 +71,7 @@ impl Registrar {
         };
         let judged = self.egress.call(request).await;
         let settled = self.egress.settle(permit, &judged.verdict);
-        self.egress.counted(&self.outbox.journal, settled);
+        self.egress.counted(settled);
         if let Verdict::RefreshToken(_) = judged.verdict {
             self.tokens.refused(&app.name, &token);
         }
