@@ -8,7 +8,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dingd::egress::limit::{Key, Kind, Limits, Rule, Rules};
+use dingd::egress::limit::{Key, Kind, Limits, Rule, Rules, Said};
 
 const KEYS: u64 = 100_000;
 const WINDOW_MS: u64 = 60_000;
@@ -39,7 +39,7 @@ fn chat(n: u64) -> Key {
 fn call(limits: &mut Limits, keys: &[Key], now_ms: u64) -> bool {
     let free = limits.acquire(keys, false, now_ms).is_ok();
     if free {
-        limits.release(keys, None, now_ms, 0.5);
+        limits.release(keys, Said::Nothing, now_ms, 0.5);
     }
     free
 }

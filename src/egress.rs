@@ -18,16 +18,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
+use crate::delivery::breaker::Failure;
 use crate::delivery::id::short_digest;
 use crate::delivery::state::Ambiguous;
 use crate::delivery::verdict::{Reason, Scope, Verdict, Wait};
-use crate::dingtalk::answer::{Api, BAN_MS_MIN};
+use crate::dingtalk::answer::{Api, BAN_MS_MIN, UNREACHABLE};
 use crate::health::Health;
 use crate::http::transport::{Origin, Transport};
 use crate::journal::Journal;
 use crate::secret::Secret;
 use ledger::{Entry, Ledger, Metered};
-use limit::{Full, Key, Kind, Limits, Rules, Standing};
+use limit::{Full, Key, Kind, Limits, Rules, Said, Standing};
 
 /// A self-built app as DingTalk knows it.
 #[derive(Debug, Clone)]
@@ -251,8 +252,8 @@ impl Egress {
         let now_ms = self.clock.mono_ms();
         let jitter = crate::delivery::random::share();
         self.limits()
-            .release(&permit.keys, verdict_about_host(verdict), now_ms, jitter);
-        self.report_host(&permit.keys, verdict);
+            .release(&permit.keys, said_of_host(verdict), now_ms, jitter);
+        self.report_breakers(&permit.keys, verdict);
         let pause = self.pause(&permit.keys, verdict);
         let mut entries = vec![];
         if let Some(metered) = &permit.metered {
@@ -274,18 +275,26 @@ impl Egress {
     }
 
     /// An open breaker is trouble that the operator should hear of.
-    fn report_host(&self, keys: &[Key], verdict: &Verdict) {
+    fn report_breakers(&self, keys: &[Key], verdict: &Verdict) {
         let Some(reason) = verdict.reason() else {
             return;
         };
-        let open = |key: &&Key| key.kind == Kind::Host && self.limits().is_open(**key);
-        if keys.iter().any(|key| open(&key)) {
+        let open: Vec<_> = {
+            let limits = self.limits();
+            keys.iter().filter(|key| limits.is_open(**key)).collect()
+        };
+        for key in open {
+            let what = match key.kind {
+                Kind::Host => "DingTalk does not answer as it should; messages wait",
+                _ => "calls for a group or a robot fail at DingTalk; its messages wait",
+            };
             let text = format!(
-                "DingTalk does not answer as it should; messages wait: {} — {} / {}",
+                "{what}: {} — {} / {}",
                 reason.detail, reason.fix_zh, reason.fix_en
             );
-            if self.health.degraded("pause/host", text) {
-                tracing::warn!(detail = %reason.detail, "DingTalk does not answer as it should; messages wait");
+            let trouble = format!("pause/{}", key.kind.label());
+            if self.health.degraded(trouble, text) {
+                tracing::warn!(detail = %reason.detail, "{what}");
             }
         }
     }
@@ -405,7 +414,9 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if self.open {
             let now_ms = self.egress.clock.mono_ms();
-            self.egress.limits().release(&self.keys, None, now_ms, 0.5);
+            self.egress
+                .limits()
+                .release(&self.keys, Said::Nothing, now_ms, 0.5);
             if let Some(metered) = &self.metered {
                 // The next start finds its charge without a result and writes this down.
                 let mut ledger = self.egress.ledger();
@@ -416,12 +427,13 @@ impl Drop for Permit {
     }
 }
 
-/// Whether the call says that the host works; `None` if it says nothing about it.
-fn verdict_about_host(verdict: &Verdict) -> Option<bool> {
+/// What a call says about whoever is at the other end.
+fn said_of_host(verdict: &Verdict) -> Said {
     match verdict {
-        Verdict::Retry(_) | Verdict::Unknown(_) => Some(false),
-        Verdict::Sent { .. } | Verdict::SentInPart { .. } | Verdict::Dead(_) => Some(true),
-        Verdict::RefreshToken(_) | Verdict::Pause { .. } | Verdict::Blocked { .. } => None,
+        Verdict::Retry(reason) if reason.code == UNREACHABLE => Said::Failed(Failure::Connection),
+        Verdict::Retry(_) | Verdict::Unknown(_) => Said::Failed(Failure::Server),
+        Verdict::Sent { .. } | Verdict::SentInPart { .. } | Verdict::Dead(_) => Said::Works,
+        Verdict::RefreshToken(_) | Verdict::Pause { .. } | Verdict::Blocked { .. } => Said::Nothing,
     }
 }
 

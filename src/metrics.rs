@@ -509,13 +509,18 @@ pub fn stream_connected(app: &str, connected: bool, unconnected_s: u64) {
 
 /// A breaker changed: 0 closed, 1 half open, 2 open.
 pub fn breaker(destination: &str, state: u8) {
+    emit!(gauge, "dingd_breaker_state", "destination" => destination.to_owned())
+        .set(f64::from(state));
+    breaker_of_many(destination, state);
+}
+
+/// As [`breaker`], of one of many destinations of a kind: no single state says how they stand.
+pub fn breaker_of_many(destination: &str, state: u8) {
     let to = match state {
         0 => "closed",
         1 => "half_open",
         _ => "open",
     };
-    emit!(gauge, "dingd_breaker_state", "destination" => destination.to_owned())
-        .set(f64::from(state));
     emit!(counter, "dingd_breaker_transitions_total", "destination" => destination.to_owned(), "to" => to)
         .increment(1);
 }

@@ -2,7 +2,8 @@
 //!
 //! Closed → (5 failures in a row, or half of at least 20 within 30 s) → open for 5 s, doubling to
 //! 300 s, ±20 % → one probe → three successes → closed with a concurrency of 1, 2, 4 … limit.
-//! Only failures of the destination count; what is wrong with one message says nothing about it.
+//! Only failures of the destination count; what is wrong with one message says nothing about it. That it
+//! cannot be reached and that it fails are counted apart: each by itself opens the breaker.
 
 const FAILURES_IN_A_ROW: u32 = 5;
 const WINDOW_MS: u64 = 30_000;
@@ -10,6 +11,30 @@ const WINDOW_CALLS_MIN: u32 = 20;
 const OPEN_FIRST_MS: u64 = 5_000;
 const OPEN_MAX_MS: u64 = 300_000;
 const SUCCESSES_TO_CLOSE: u32 = 3;
+
+/// How a destination failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It was not reached: the request had not left as a whole.
+    Connection,
+    /// It was reached, and fails, or does not answer.
+    Server,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Failures {
+    connection: u32,
+    server: u32,
+}
+
+impl Failures {
+    fn of(&mut self, failure: Failure) -> &mut u32 {
+        match failure {
+            Failure::Connection => &mut self.connection,
+            Failure::Server => &mut self.server,
+        }
+    }
+}
 
 /// How a breaker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,12 +69,12 @@ pub struct Breaker {
     /// How many calls may be in flight; grows again after the breaker closed.
     allowed: u32,
     limit: u32,
-    in_a_row: u32,
+    in_a_row: Failures,
     successes: u32,
     open_ms: u64,
     window_start_ms: u64,
     window_calls: u32,
-    window_failures: u32,
+    window_failures: Failures,
 }
 
 impl Breaker {
@@ -60,12 +85,12 @@ impl Breaker {
             in_flight: 0,
             allowed: limit,
             limit,
-            in_a_row: 0,
+            in_a_row: Failures::default(),
             successes: 0,
             open_ms: OPEN_FIRST_MS,
             window_start_ms: 0,
             window_calls: 0,
-            window_failures: 0,
+            window_failures: Failures::default(),
         }
     }
 
@@ -113,8 +138,8 @@ impl Breaker {
     /// A call reached the destination and it works.
     pub fn succeeded(&mut self, now_ms: u64) {
         self.release();
-        self.in_a_row = 0;
-        self.count(now_ms, false);
+        self.in_a_row = Failures::default();
+        self.count(now_ms);
         match self.state {
             State::HalfOpen => {
                 self.successes += 1;
@@ -131,26 +156,41 @@ impl Breaker {
     }
 
     /// A call failed because of the destination. `jitter` is in 0..=1.
-    pub fn failed(&mut self, now_ms: u64, jitter: f64) {
+    pub fn failed(&mut self, failure: Failure, now_ms: u64, jitter: f64) {
         self.release();
-        self.in_a_row += 1;
-        self.count(now_ms, true);
-        let half =
-            self.window_calls >= WINDOW_CALLS_MIN && self.window_failures * 2 >= self.window_calls;
+        if failure == Failure::Server {
+            // It was reached.
+            self.in_a_row.connection = 0;
+        }
+        let in_a_row = self.in_a_row.of(failure);
+        *in_a_row += 1;
+        let many = *in_a_row >= FAILURES_IN_A_ROW;
+        self.count(now_ms);
+        *self.window_failures.of(failure) += 1;
+        let Failures { connection, server } = self.window_failures;
+        let half = connection.max(server) * 2 >= self.window_calls;
+        let half = half && self.window_calls >= WINDOW_CALLS_MIN;
         match self.state {
             State::HalfOpen => self.open(now_ms, jitter),
-            State::Closed if self.in_a_row >= FAILURES_IN_A_ROW || half => {
-                self.open(now_ms, jitter);
-            }
+            State::Closed if many || half => self.open(now_ms, jitter),
             State::Closed | State::Open { .. } => {}
         }
+    }
+
+    /// Whether it has been so long since a call that what it knows is worth nothing.
+    pub fn is_forgotten(&self, now_ms: u64) -> bool {
+        let last_ms = match self.state {
+            State::Open { until_ms } => until_ms,
+            State::HalfOpen | State::Closed => self.window_start_ms + WINDOW_MS,
+        };
+        self.in_flight == 0 && last_ms + OPEN_MAX_MS < now_ms
     }
 
     /// A call reached the destination, which is to be left alone until `until_ms`.
     pub fn shut(&mut self, until_ms: u64) {
         self.release();
         self.state = State::Open { until_ms };
-        self.in_a_row = 0;
+        self.in_a_row = Failures::default();
     }
 
     fn open(&mut self, now_ms: u64, jitter: f64) {
@@ -160,19 +200,18 @@ impl Breaker {
             until_ms: now_ms + span,
         };
         self.open_ms = (self.open_ms * 2).min(OPEN_MAX_MS);
-        self.in_a_row = 0;
+        self.in_a_row = Failures::default();
         self.window_calls = 0;
-        self.window_failures = 0;
+        self.window_failures = Failures::default();
     }
 
-    fn count(&mut self, now_ms: u64, failure: bool) {
+    fn count(&mut self, now_ms: u64) {
         if now_ms.saturating_sub(self.window_start_ms) > WINDOW_MS {
             self.window_start_ms = now_ms;
             self.window_calls = 0;
-            self.window_failures = 0;
+            self.window_failures = Failures::default();
         }
         self.window_calls += 1;
-        self.window_failures += u32::from(failure);
     }
 }
 
@@ -183,7 +222,7 @@ mod tests {
     fn fail(breaker: &mut Breaker, times: u32, now_ms: u64) {
         for _ in 0..times {
             breaker.acquire(now_ms).unwrap();
-            breaker.failed(now_ms, 0.5);
+            breaker.failed(Failure::Server, now_ms, 0.5);
         }
     }
 
@@ -206,7 +245,7 @@ mod tests {
                 panic!("not open")
             };
             breaker.acquire(until_ms).unwrap();
-            breaker.failed(until_ms, 0.5);
+            breaker.failed(Failure::Server, until_ms, 0.5);
             let State::Open { until_ms: next_ms } = breaker.state() else {
                 panic!("not open")
             };
@@ -238,14 +277,41 @@ mod tests {
         for i in 0..19 {
             breaker.acquire(i).unwrap();
             if i % 2 == 0 {
-                breaker.failed(i, 0.5);
+                breaker.failed(Failure::Server, i, 0.5);
             } else {
                 breaker.succeeded(i);
             }
         }
         assert_eq!(breaker.state(), State::Closed);
         breaker.acquire(19).unwrap();
-        breaker.failed(19, 0.5);
+        breaker.failed(Failure::Server, 19, 0.5);
         assert!(matches!(breaker.state(), State::Open { .. }));
+    }
+
+    #[test]
+    fn what_is_not_reached_and_what_fails_are_counted_apart() {
+        let open_after = |failures: &mut dyn Iterator<Item = Failure>| {
+            let mut breaker = Breaker::new(8);
+            let is_open = |breaker: &Breaker| breaker.state() != State::Closed;
+            failures.take(100).position(|failure| {
+                breaker.acquire(0).unwrap();
+                breaker.failed(failure, 0, 0.5);
+                is_open(&breaker)
+            })
+        };
+        let one = |failure| open_after(&mut std::iter::repeat(failure));
+        assert_eq!(
+            (one(Failure::Connection), one(Failure::Server)),
+            (Some(4), Some(4))
+        );
+        let mut four_and_one = [[Failure::Connection; 4].as_slice(), &[Failure::Server]]
+            .concat()
+            .into_iter()
+            .cycle();
+        assert_eq!(
+            open_after(&mut four_and_one),
+            Some(19),
+            "by their share alone"
+        );
     }
 }

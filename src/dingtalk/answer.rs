@@ -19,6 +19,9 @@ use self::case::Case;
 use self::why::Why;
 use crate::delivery::verdict::{Reason, Verdict};
 
+/// The slug of a call that surely did not arrive.
+pub const UNREACHABLE: &str = why::DINGTALK_UNREACHABLE.slug;
+
 /// An IP ban lasts at least this long, in milliseconds (outbound.md §7.3).
 pub const BAN_MS_MIN: u64 = 300_000;
 

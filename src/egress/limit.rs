@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ends::Ends;
 use super::pause::Pause;
-use crate::delivery::breaker::{Breaker, State};
+use crate::delivery::breaker::{Breaker, Failure, State};
 use crate::delivery::verdict::Wait;
 
 /// Calls in flight to one host.
@@ -157,6 +157,17 @@ pub struct Full {
     pub until_ms: u64,
 }
 
+/// What a call says about the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// It works, whatever it thinks of the message.
+    Works,
+    /// It does not.
+    Failed(Failure),
+    /// Nothing.
+    Nothing,
+}
+
 /// How a limit stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
@@ -221,13 +232,14 @@ impl Limits {
         }
         for key in keys {
             if key.kind == Kind::Host {
-                let breaker = self
-                    .breakers
+                self.breakers
                     .entry(*key)
                     .or_insert_with(|| Breaker::new(HOST_CALLS_MAX));
+            }
+            if let Some(breaker) = self.breakers.get_mut(key) {
                 let was = breaker.state();
                 if let Err(until_ms) = breaker.acquire(now_ms) {
-                    // Hosts come before counted limits in no list; undo what was taken.
+                    // Undo what was taken.
                     let until_ms = until_ms.unwrap_or(now_ms + LOOK_AGAIN_MS);
                     let taken: Vec<_> = keys.iter().copied().take_while(|k| k != key).collect();
                     self.give_back(&taken);
@@ -237,7 +249,8 @@ impl Limits {
                     });
                 }
                 report(*key, was, breaker.state());
-            } else {
+            }
+            if key.kind != Kind::Host {
                 let gate = self.gates.entry(*key).or_default();
                 gate.in_flight += 1;
                 if let Some(rule) = self.rules.0.get(&key.kind)
@@ -317,20 +330,12 @@ impl Limits {
         })
     }
 
-    /// A call ended: its place ages from now. `host_works` is what it says about the host.
-    pub fn release(&mut self, keys: &[Key], host_works: Option<bool>, now_ms: u64, jitter: f64) {
+    /// A call ended: its place ages from now. `said` is what it says about the host and, if that was
+    /// reached, about the conversation.
+    pub fn release(&mut self, keys: &[Key], said: Said, now_ms: u64, jitter: f64) {
         for key in keys {
+            self.teach_breaker(*key, said, now_ms, jitter);
             if key.kind == Kind::Host {
-                let Some(breaker) = self.breakers.get_mut(key) else {
-                    continue;
-                };
-                let was = breaker.state();
-                match host_works {
-                    Some(true) => breaker.succeeded(now_ms),
-                    Some(false) => breaker.failed(now_ms, jitter),
-                    None => breaker.release(),
-                }
-                report(*key, was, breaker.state());
                 continue;
             }
             let counted = self.rules.0.contains_key(&key.kind);
@@ -340,7 +345,7 @@ impl Limits {
                     gate.ended.add(now_ms);
                 }
             }
-            if host_works != Some(false)
+            if !matches!(said, Said::Failed(_))
                 && let Some(pause) = self.pauses.get_mut(key)
             {
                 pause.answered(now_ms);
@@ -348,14 +353,41 @@ impl Limits {
         }
     }
 
+    /// A host always has a breaker; a conversation has one from its first failure until it works again.
+    fn teach_breaker(&mut self, key: Key, said: Said, now_ms: u64, jitter: f64) {
+        let is_conversation = matches!(key.kind, Kind::Chat | Kind::Robot);
+        let said = match said {
+            // Nothing came to the conversation.
+            Said::Failed(Failure::Connection) if is_conversation => Said::Nothing,
+            said => said,
+        };
+        if is_conversation && matches!(said, Said::Failed(_)) {
+            self.breakers
+                .entry(key)
+                .or_insert_with(|| Breaker::new(HOST_CALLS_MAX));
+        }
+        let Some(breaker) = self.breakers.get_mut(&key) else {
+            return;
+        };
+        let was = breaker.state();
+        match said {
+            Said::Works => breaker.succeeded(now_ms),
+            Said::Failed(failure) => breaker.failed(failure, now_ms, jitter),
+            Said::Nothing => breaker.release(),
+        }
+        report(key, was, breaker.state());
+        if is_conversation && said == Said::Works && breaker.state() == State::Closed {
+            self.breakers.remove(&key);
+        }
+    }
+
     /// A place was taken but no call was made.
     pub fn give_back(&mut self, keys: &[Key]) {
         for key in keys {
-            if key.kind == Kind::Host {
-                if let Some(breaker) = self.breakers.get_mut(key) {
-                    breaker.release();
-                }
-            } else if let Some(gate) = self.gates.get_mut(key) {
+            if let Some(breaker) = self.breakers.get_mut(key) {
+                breaker.release();
+            }
+            if let Some(gate) = self.gates.get_mut(key) {
                 gate.in_flight = gate.in_flight.saturating_sub(1);
             }
         }
@@ -400,20 +432,23 @@ impl Limits {
 
     /// How many calls `key` allows now.
     pub fn capacity(&mut self, key: Key, now_ms: u64) -> usize {
-        if let Some(breaker) = self.breakers.get(&key) {
-            return breaker.capacity(now_ms);
+        let breaker = self.breakers.get(&key);
+        let breaker = breaker.map_or(HOST_CALLS_MAX as usize, |one| one.capacity(now_ms));
+        if key.kind == Kind::Host || breaker == 0 {
+            return breaker;
         }
         if self.check(key, true, now_ms).is_err() {
             return 0;
         }
         let rule = self.rules.0.get(&key.kind).filter(|rule| !rule.shadow);
         let (Some(rule), Some(gate)) = (rule, self.gates.get(&key)) else {
-            return HOST_CALLS_MAX as usize;
+            return breaker;
         };
         let left = (rule.count as usize).saturating_sub(gate.used());
         let slow = self.pauses.get(&key).and_then(Pause::at_a_time);
         let slow = slow.map(|calls| calls.saturating_sub(gate.in_flight));
         left.min(slow.map_or(usize::MAX, |calls| calls as usize))
+            .min(breaker)
     }
 
     /// When those who wait for `key` should try again; always later than now.
@@ -432,13 +467,13 @@ impl Limits {
     /// Forgets what is idle; returns the kinds that are paused now.
     pub fn sweep(&mut self, now_ms: u64) -> BTreeSet<Kind> {
         let mut paused = BTreeSet::new();
-        if self
-            .breakers
-            .values()
-            .any(|breaker| breaker.state() != State::Closed)
-        {
-            paused.insert(Kind::Host);
-        }
+        self.breakers.retain(|key, breaker| {
+            if breaker.state() != State::Closed {
+                paused.insert(key.kind);
+            }
+            // A conversation that nobody has written to since.
+            key.kind == Kind::Host || !breaker.is_forgotten(now_ms)
+        });
         self.pauses.retain(|key, pause| {
             if pause.holds(now_ms) {
                 paused.insert(key.kind);
@@ -492,8 +527,13 @@ impl Gate {
 }
 
 fn report(key: Key, was: State, is: State) {
-    if was.number() != is.number() {
+    if was.number() == is.number() {
+        return;
+    }
+    if key.kind == Kind::Host {
         crate::metrics::breaker(super::host_name(key), is.number());
+    } else {
+        crate::metrics::breaker_of_many(key.kind.label(), is.number());
     }
 }
 
@@ -522,7 +562,7 @@ mod tests {
 
     fn call(limits: &mut Limits, critical: bool, now_ms: u64) -> Result<(), Full> {
         limits.acquire(&[ROBOT], critical, now_ms)?;
-        limits.release(&[ROBOT], None, now_ms, 0.5);
+        limits.release(&[ROBOT], Said::Nothing, now_ms, 0.5);
         Ok(())
     }
 
@@ -562,7 +602,7 @@ mod tests {
         let mut limits = limits(1, 0);
         limits.acquire(&[ROBOT], false, NOW_MS).unwrap();
         assert!(limits.acquire(&[ROBOT], false, NOW_MS + 90_000).is_err());
-        limits.release(&[ROBOT], None, NOW_MS + 90_000, 0.5);
+        limits.release(&[ROBOT], Said::Nothing, NOW_MS + 90_000, 0.5);
         assert_eq!(
             limits
                 .acquire(&[ROBOT], false, NOW_MS + 90_001)
@@ -630,7 +670,7 @@ mod tests {
         let mut limits = Limits::new(Rules::default());
         let keys = [Key::EGRESS];
         limits.acquire(&keys, true, NOW_MS).unwrap();
-        limits.release(&keys, None, NOW_MS, 0.5);
+        limits.release(&keys, Said::Nothing, NOW_MS, 0.5);
         limits.pause(Key::EGRESS, Wait::Fixed(300_000), NOW_MS, 0);
         assert!(limits.acquire(&keys, true, NOW_MS + 299_999).is_err());
         let mut now_ms = NOW_MS + 300_000;
@@ -641,9 +681,50 @@ mod tests {
             }
             assert_eq!(calls, expected);
             now_ms += 100;
-            (0..calls).for_each(|_| limits.release(&keys, Some(true), now_ms, 0.5));
+            (0..calls).for_each(|_| limits.release(&keys, Said::Works, now_ms, 0.5));
         }
         (0..200).for_each(|_| limits.acquire(&keys, true, now_ms).unwrap());
+    }
+
+    fn fails(limits: &mut Limits, keys: &[Key], failure: Failure, now_ms: u64) {
+        limits.acquire(keys, true, now_ms).unwrap();
+        limits.release(keys, Said::Failed(failure), now_ms, 0.5);
+    }
+
+    #[test]
+    fn a_conversation_that_fails_five_times_waits_alone() {
+        let mut limits = Limits::new(Rules::default());
+        let host = Key::new(Kind::Host, 1);
+        let [broken, sound] = [1, 2].map(|n| [host, Key::new(Kind::Chat, n)]);
+        for _ in 0..5 {
+            fails(&mut limits, &broken, Failure::Server, NOW_MS);
+            limits.acquire(&sound, true, NOW_MS).unwrap();
+            limits.release(&sound, Said::Works, NOW_MS, 0.5);
+        }
+        let full = limits.acquire(&broken, true, NOW_MS).unwrap_err();
+        assert_eq!((full.key, full.until_ms), (broken[1], NOW_MS + 5_000));
+        assert_eq!(limits.capacity(broken[1], NOW_MS), 0);
+        assert_eq!(limits.free_at(broken[1], true, NOW_MS), NOW_MS + 5_000);
+        assert!(limits.sweep(NOW_MS).contains(&Kind::Chat));
+        limits.acquire(&sound, true, NOW_MS).unwrap();
+        // One probe at a time; after three that passed it is as it was.
+        for _ in 0..3 {
+            limits.acquire(&broken, true, NOW_MS + 5_000).unwrap();
+            assert!(limits.acquire(&broken, true, NOW_MS + 5_000).is_err());
+            limits.release(&broken, Said::Works, NOW_MS + 5_000, 0.5);
+        }
+        assert!(limits.sweep(NOW_MS + 5_000).is_empty());
+        assert_eq!(limits.breakers.len(), 1, "the host's");
+    }
+
+    #[test]
+    fn a_host_that_is_not_reached_says_nothing_of_a_conversation() {
+        let mut limits = Limits::new(Rules::default());
+        let keys = [Key::new(Kind::Host, 1), ROBOT];
+        for _ in 0..5 {
+            fails(&mut limits, &keys, Failure::Connection, NOW_MS);
+        }
+        assert!(limits.is_open(keys[0]) && !limits.is_open(ROBOT));
     }
 
     /// Many are under way when the first answer says that we are banned; those that were let through just
@@ -653,10 +734,10 @@ mod tests {
         let mut limits = Limits::new(Rules::default());
         let keys = [Key::EGRESS];
         (0..100).for_each(|_| limits.acquire(&keys, true, NOW_MS).unwrap());
-        limits.release(&keys, None, NOW_MS, 0.5);
+        limits.release(&keys, Said::Nothing, NOW_MS, 0.5);
         limits.pause(Key::EGRESS, Wait::Fixed(300_000), NOW_MS, 0);
         for _ in 1..100 {
-            limits.release(&keys, Some(true), NOW_MS + 1, 0.5);
+            limits.release(&keys, Said::Works, NOW_MS + 1, 0.5);
         }
         limits.acquire(&keys, true, NOW_MS + 300_000).unwrap();
         assert!(limits.acquire(&keys, true, NOW_MS + 300_000).is_err());
@@ -670,7 +751,7 @@ mod tests {
         for round in 1..5 {
             limits.acquire(&keys, true, NOW_MS + round).unwrap();
             assert!(limits.acquire(&keys, true, NOW_MS + round).is_err());
-            limits.release(&keys, Some(false), NOW_MS + round, 0.5);
+            limits.release(&keys, Said::Failed(Failure::Server), NOW_MS + round, 0.5);
         }
     }
 
@@ -750,7 +831,7 @@ mod tests {
                 pending.sort_unstable();
                 while let Some(end_ms) = pending.first().copied().filter(|end| *end <= now_ms) {
                     pending.remove(0);
-                    limits.release(&[ROBOT], None, end_ms, 0.5);
+                    limits.release(&[ROBOT], Said::Nothing, end_ms, 0.5);
                 }
                 if limits.acquire(&[ROBOT], false, now_ms).is_ok() {
                     arrivals.push(now_ms + crate::delivery::retry::scaled(latency_ms, share));

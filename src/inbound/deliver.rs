@@ -14,6 +14,7 @@ use super::answer::{Answer, Given, Late};
 use super::asking::Asking;
 use super::{Settings, Upstream};
 use crate::clock::Clock;
+use crate::delivery::breaker::Failure;
 use crate::delivery::event::{Ask, Forwarding, Stored};
 use crate::delivery::record;
 use crate::delivery::verdict::Reason;
@@ -37,8 +38,8 @@ pub(super) enum Outcome {
     Failed {
         reason: Reason,
         retry_after_s: Option<u64>,
-        /// Whether it says that the upstream is in trouble, and not only this event.
-        upstream_is_down: bool,
+        /// How the upstream is in trouble; `None`: only this event is.
+        upstream: Option<Failure>,
     },
     Gone,
     /// The event cannot be read back.
@@ -62,7 +63,7 @@ impl Delivery {
     pub(super) async fn deliver(&self, name: &str, seq: u64) -> Outcome {
         let settings = self.settings.load_full();
         let Some(upstream) = settings.upstreams.iter().find(|up| up.name == name) else {
-            return failed("the upstream was removed".to_owned(), None, false);
+            return failed("the upstream was removed".to_owned(), None, None);
         };
         let stored = match self.event(seq).await {
             Ok(stored) => stored,
@@ -94,7 +95,7 @@ impl Delivery {
             Ok(payload) => payload,
             Err(error) => {
                 tracing::error!(%error, "an event cannot be read now; it is tried again");
-                return Err(failed(error.to_string(), None, false));
+                return Err(failed(error.to_string(), None, None));
             }
         };
         let Some(Ok(stored)) = payload.map(|bytes| record::decode(&bytes)) else {
@@ -124,7 +125,7 @@ impl Delivery {
         if certain {
             Outcome::Delivered { answered: true }
         } else {
-            failed("the answer could not be stored".to_owned(), None, false)
+            failed("the answer could not be stored".to_owned(), None, None)
         }
     }
 
@@ -234,9 +235,13 @@ impl Delivery {
                 // A 4xx is about this event, but for those that ask for patience.
                 let patience = matches!(reply.status, 408 | 425 | 429);
                 let down = patience || !(400..500).contains(&reply.status);
+                let down = down.then_some(Failure::Server);
                 failed(format!("HTTP {}", reply.status), reply.retry_after_s, down)
             }
-            Err(failure) => failed(failure.detail, None, true),
+            Err(failure) if failure.request_may_have_left => {
+                failed(failure.detail, None, Some(Failure::Server))
+            }
+            Err(failure) => failed(failure.detail, None, Some(Failure::Connection)),
         }
     }
 }
@@ -255,7 +260,7 @@ fn read_answer(upstream: &Upstream, ask: &Ask, reply: &Reply) -> Answer {
     })
 }
 
-fn failed(detail: String, retry_after_s: Option<u64>, upstream_is_down: bool) -> Outcome {
+fn failed(detail: String, retry_after_s: Option<u64>, upstream: Option<Failure>) -> Outcome {
     let reason = Reason::new(
         "upstream_failed",
         detail,
@@ -265,7 +270,7 @@ fn failed(detail: String, retry_after_s: Option<u64>, upstream_is_down: bool) ->
     Outcome::Failed {
         reason,
         retry_after_s,
-        upstream_is_down,
+        upstream,
     }
 }
 

@@ -479,10 +479,10 @@ impl Work {
         match &attempt.outcome {
             Outcome::Delivered { .. } => breaker.succeeded(mono_ms),
             Outcome::Failed {
-                upstream_is_down: true,
+                upstream: Some(failure),
                 ..
             } => {
-                breaker.failed(mono_ms, random::share());
+                breaker.failed(*failure, mono_ms, random::share());
             }
             Outcome::Gone => breaker.shut(mono_ms + GONE_PAUSE_MS),
             Outcome::Failed { .. } | Outcome::Damaged => breaker.release(),

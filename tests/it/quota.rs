@@ -299,7 +299,8 @@ async fn a_refused_webhook_pauses_its_robot_and_nobody_else() {
         shown["exhausted"], false,
         "it may be the cap of that robot alone"
     );
-    assert_eq!(stage.state(&id).await, "queued");
+    // It is reported a moment before the message's state is written.
+    stage.reaches(&id, "queued").await;
     stage.close().await;
 }
 

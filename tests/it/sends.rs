@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 
-use dingd::egress::limit::{Key, Kind, Limits, Rule, Rules};
+use dingd::egress::limit::{Key, Kind, Limits, Rule, Rules, Said};
 
 use crate::support::{Dice, long};
 
@@ -107,7 +107,7 @@ impl World {
                 What::Arrives => self.arrive(&keys, at_ms),
                 What::Ends => {
                     self.in_flight.remove(&send);
-                    self.limits.release(&keys, Some(true), at_ms, 0.5);
+                    self.limits.release(&keys, Said::Works, at_ms, 0.5);
                     self.disk.push_back((at_ms, keys));
                 }
             }
