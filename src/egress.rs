@@ -233,7 +233,11 @@ impl Egress {
 
     /// How the counted limits of `keys` stand.
     pub fn standing(&self, keys: &[Key], critical: bool) -> Vec<Standing> {
-        self.limits().standing(keys, critical, self.clock.mono_ms())
+        let mut standing = self.limits().standing(keys, critical, self.clock.mono_ms());
+        let (ledger, wall_ms) = (self.ledger(), self.clock.wall_ms());
+        let month = |key: &Key| ledger.left_of_month(*key, critical, wall_ms);
+        standing.extend(keys.iter().find_map(month));
+        standing
     }
 
     /// When those who wait for `key` should try again (monotonic milliseconds, in the future).

@@ -4,7 +4,7 @@
 //! before the 202 · [`cards`] what each card is to show, [`reply`] what the robot answers · [`backlog`] what waits, [`fresh`] what need not be read back · [`lane`] whose turn it
 //! is, under every limit · [`pool`] which robot carries it · [`fold`] a storm becomes a digest · [`send`]
 //! one attempt · [`settle`] what became of it · [`dead`] what was given up, and another chance · [`show`]
-//! how a message looks from outside.
+//! how a message looks from outside, `standing` how the limits of its target stand.
 
 pub mod accept;
 pub mod backlog;
@@ -20,6 +20,7 @@ pub mod request;
 pub mod send;
 pub mod settle;
 pub mod show;
+mod standing;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::limit::{Key, Kind};
+use super::limit::{self, Key, Kind};
 use super::month::{Day, Month, runs_out_on, trend_from};
 use crate::delivery::id::short_digest;
 use crate::delivery::verdict::Verdict;
@@ -301,6 +301,37 @@ impl Ledger {
         let left = usize::try_from(left).unwrap_or(usize::MAX);
         let holds = self.rules.enforce && !self.is_exhausted(payer, wall_ms);
         holds.then_some(left)
+    }
+
+    /// How the month stands for calls that count under `meter`; `None` if it holds nobody back: it has no
+    /// limit, or one that is only warned about.
+    pub(super) fn left_of_month(
+        &self,
+        meter: Key,
+        critical: bool,
+        wall_ms: u64,
+    ) -> Option<limit::Standing> {
+        let payer = &self.meters.get(&meter)?.payer;
+        let calls = self.rules.limit(payer.allowance)?;
+        let exhausted = self.is_exhausted(payer, wall_ms);
+        if !self.rules.enforce && !exhausted {
+            return None;
+        }
+        let allowed = self.rules.allowed(calls, critical);
+        let (used, in_flight) = self.taken(payer, wall_ms);
+        let left = if exhausted {
+            0
+        } else {
+            allowed.saturating_sub(used + in_flight)
+        };
+        let month = Day::at(wall_ms).month();
+        Some(limit::Standing {
+            kind: Kind::Organisation,
+            count: u32::try_from(allowed).unwrap_or(u32::MAX),
+            window_ms: month.length_ms(),
+            left: u32::try_from(left).unwrap_or(u32::MAX),
+            resets_in_ms: month.end_ms().saturating_sub(wall_ms),
+        })
     }
 
     fn taken(&self, payer: &Payer, wall_ms: u64) -> (u64, u64) {

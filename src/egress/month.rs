@@ -84,6 +84,11 @@ impl Month {
         Day(self.0)
     }
 
+    /// How long it is, in milliseconds.
+    pub fn length_ms(self) -> u64 {
+        u64::try_from(self.0.days_in_month()).unwrap_or(0) * DAY_MS
+    }
+
     /// The wall time at which the next one begins.
     pub fn end_ms(self) -> u64 {
         let next = self.0.checked_add(1.month()).unwrap_or(Date::MAX);

@@ -11,16 +11,15 @@ use super::accept::{Accepted, Once, Outbox};
 use super::dead::filter::{Cursor, Filter as DeadFilter};
 use super::lane::Command;
 use super::request::Asked;
-use super::send::limits;
-use super::{Client, Live, Message, Route, Settings, Whom, reply, request, show};
+use super::standing::{self, Place};
+use super::{Client, Live, Message, Settings, Whom, reply, request, show};
 use crate::clock::{parse_rfc3339, rfc3339};
 use crate::delivery::id::MessageId;
 use crate::delivery::record;
-use crate::delivery::state::{Priority, State};
+use crate::delivery::state::State;
 use crate::dingtalk::envelope::percent_decode;
 use crate::directory::chats::{Chat, ChatState, Chats, Filter};
 use crate::egress::Egress;
-use crate::egress::limit::Standing;
 use crate::http::audit::{Who, audited};
 use crate::http::listen::Request;
 use crate::http::problem::{self, Answer, Problem};
@@ -57,14 +56,14 @@ impl Api {
         let started_us = self.outbox.clock.mono_us();
         let (route, answer) = match self.client(&request) {
             Ok(client) => self.route(&request, &client, false).await,
-            Err(problem) => ("none", problem.answer()),
+            Err(refusal) => ("none", *refusal),
         };
         let us = self.outbox.clock.mono_us() - started_us;
         metrics::http_request("api", route, answer.status().as_u16(), us);
         answer
     }
 
-    fn client(&self, request: &Request) -> Result<Client, Problem> {
+    fn client(&self, request: &Request) -> Result<Client, Box<Answer>> {
         let given = request
             .head
             .headers
@@ -79,7 +78,7 @@ impl Api {
             .iter()
             .filter(|client| client.token.matches(given));
         let client = matching.next_back().cloned().ok_or_else(|| {
-            Problem::new(
+            let problem = Problem::new(
                 401,
                 "unauthorized",
                 "Unauthorized",
@@ -88,20 +87,19 @@ impl Api {
             .fix(
                 "检查 Authorization: Bearer … 是否与 config.toml 的 [[api.clients]] token 一致。",
                 "Compare Authorization: Bearer … with token in [[api.clients]] of config.toml.",
-            )
+            );
+            Box::new(problem.answer())
         })?;
-        if client
-            .rate
-            .as_ref()
-            .is_some_and(|rate| rate.check().is_err())
-        {
-            return Err(Problem::new(
+        if let Some(Err(used_up)) = client.rate.as_ref().map(|rate| rate.check()) {
+            let problem = Problem::new(
                 429,
                 "rate_limited",
                 "Too many requests",
                 "this client's rate_per_s is used up",
-            )
-            .retry_after_s(1));
+            );
+            let answer = problem.retry_after_s(1).answer();
+            let per_s = used_up.quota().burst_size().get();
+            return Err(Box::new(standing::client_used_up(answer, per_s)));
         }
         Ok(client)
     }
@@ -180,34 +178,27 @@ impl Api {
             .once(&client.name, key.as_deref(), &request.body)
             .await
             .map_err(refuse)?;
+        let settings = self.outbox.settings.load_full();
+        let asked = parse(&request.body, client, &settings, &self.chats);
+        let place = asked.as_ref().ok().map(Place::of);
+        let tell = |answer| match &place {
+            Some(place) => standing::tell(answer, &place.standing(&self.egress, &settings)),
+            None => answer,
+        };
         // The first answer again, even if the request would not be taken now.
         if let Once::Replayed(answer) = once {
-            return Ok(accepted(200, &answer, true));
+            return Ok(tell(accepted(200, &answer, true)));
         }
-        let settings = self.outbox.settings.load_full();
-        let asked = parse(&request.body, client, &settings, &self.chats).map_err(refuse)?;
+        let asked = asked.map_err(refuse)?;
         let priority = asked.priority;
-        self.outbox.admit(priority).inspect_err(|problem| {
+        if let Err(problem) = self.outbox.admit(priority) {
             metrics::admission(Some(priority), "refused", problem.slug());
-        })?;
-        let (app, target) = (&asked.message.app, asked.message.to.target());
-        let carriers = match settings.pools.get(target) {
-            Some(robots) if asked.route == Route::Webhook => robots.as_slice(),
-            _ => &[target.to_owned()],
-        };
-        let carriers: Vec<_> = carriers
-            .iter()
-            .map(|carrier| limits(asked.route, app, carrier))
-            .collect();
-        let answer = self.outbox.accept(asked, once).await?;
-        let critical = priority == Priority::Critical;
-        // Of a pool that of the robot that can take most.
-        let standing = carriers
-            .iter()
-            .map(|keys| self.egress.standing(keys, critical))
-            .max_by_key(|standing| standing.iter().map(|limit| limit.left).min())
-            .unwrap_or_default();
-        Ok(tell(accepted(202, &answer, false), &standing))
+            return Ok(tell(problem.answer()));
+        }
+        Ok(tell(match self.outbox.accept(asked, once).await {
+            Ok(answer) => accepted(202, &answer, false),
+            Err(problem) => problem.answer(),
+        }))
     }
 
     async fn get_message(&self, id: &str, operator: bool) -> Result<Answer, Problem> {
@@ -620,29 +611,6 @@ pub fn dead_query(request: &Request) -> Result<(DeadFilter, Option<Cursor>, usiz
         Cursor::from_query(&query)?,
         query.limit()?,
     ))
-}
-
-/// How the limits of the message's target stand, as `RateLimit-Policy` and `RateLimit` of the IETF's draft
-/// (draft-ietf-httpapi-ratelimit-headers).
-fn tell(answer: Answer, standing: &[Standing]) -> Answer {
-    let list = |one: &dyn Fn(&Standing) -> String| {
-        let items: Vec<_> = standing.iter().map(one).collect();
-        items.join(", ")
-    };
-    let policy = list(&|limit| {
-        let window_s = limit.window_ms.div_ceil(1_000);
-        format!("\"{}\";q={};w={window_s}", limit.kind.label(), limit.count)
-    });
-    let left = list(&|limit| {
-        let resets_in_s = limit.resets_in_ms.div_ceil(1_000);
-        format!(
-            "\"{}\";r={};t={resets_in_s}",
-            limit.kind.label(),
-            limit.left
-        )
-    });
-    let answer = problem::with_header(answer, "ratelimit-policy", &policy);
-    problem::with_header(answer, "ratelimit", &left)
 }
 
 pub(super) fn accepted(status: u16, accepted: &Accepted, replayed: bool) -> Answer {

@@ -310,7 +310,10 @@ async fn a_name_is_used_once_and_a_key_answers_again() {
             .daemon
             .request_with("PATCH", &path, &key, &change)
             .await;
-        assert_eq!(reply.unwrap().status, status, "{card}");
+        let reply = reply.unwrap();
+        assert_eq!(reply.status, status, "{card}");
+        let standing = reply.header("ratelimit").unwrap_or_default();
+        assert_eq!(standing.contains("app_api"), status != 409, "{standing}");
     }
     stage.agrees("inc-1").await;
     assert_eq!(stage.calls("PUT", UPDATE), 1);

@@ -93,6 +93,11 @@ async fn a_client_has_a_ceiling_and_a_rate() {
     }
     let limited = limited.unwrap();
     assert_eq!(limited.header("retry-after"), Some("1"));
+    assert_eq!(
+        limited.header("ratelimit-policy"),
+        Some(r#""client";q=5;w=1"#)
+    );
+    assert_eq!(limited.header("ratelimit"), Some(r#""client";r=0;t=1"#));
     stage.close().await;
 }
 

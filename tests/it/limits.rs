@@ -109,6 +109,7 @@ async fn a_queue_that_is_full_refuses_the_less_urgent_first() {
         };
         assert_eq!(refused.status, 503);
         assert_eq!(refused.json()["reason"], "queue_full", "{}", refused.body);
+        assert!(refused.header("ratelimit").unwrap().contains("robot"));
         assert!(refused.header("retry-after").is_some());
     }
     assert_eq!(
@@ -208,6 +209,20 @@ async fn an_answer_tells_how_the_limits_of_its_target_stand() {
         reply.header("ratelimit-policy").unwrap().contains("q=20"),
         "with the reserve"
     );
+    // A replay tells it as well.
+    let with_key = async || {
+        let key = [("idempotency-key", "k")];
+        let body = text_to(&robot(), "once");
+        let daemon = &stage.daemon;
+        daemon
+            .request_with("POST", "/v1/messages", &key, &body)
+            .await
+    };
+    for status in [202, 200] {
+        let reply = with_key().await.unwrap();
+        assert_eq!(reply.status, status);
+        assert!(reply.header("ratelimit").unwrap().contains(r#""robot";r="#));
+    }
     let metrics = stage.metrics().await;
     assert!(
         metrics.contains(r#"dingd_near_limit_total{limit="robot"}"#),

@@ -174,7 +174,11 @@ async fn an_enforced_month_keeps_its_last_part_for_critical() {
         let id = stage.send(&urgent).await;
         stage.reaches(&id, "sent").await;
     }
-    let late = stage.send(&urgent).await;
+    let reply = stage.post(&urgent).await;
+    let late = reply.json()["id"].as_str().unwrap().to_owned();
+    let told = |name| reply.header(name).unwrap().to_owned();
+    assert!(told("ratelimit-policy").contains(r#""organisation";q=10;w="#));
+    assert!(told("ratelimit").contains(r#""organisation";r=0;t="#));
     // Another allowance goes on.
     sent(&stage, &people(), 1).await;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;

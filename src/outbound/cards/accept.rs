@@ -20,6 +20,14 @@ use crate::outbound::{Live, Message, Route, To};
 /// Who sends what the daemon sends of itself.
 const CLIENT: &str = "dingd";
 
+/// What carries changes of such a card.
+pub(in crate::outbound) fn change_route(generation: Generation) -> Route {
+    match generation {
+        Generation::Current => Route::CardUpdate,
+        Generation::Legacy => Route::LegacyCardUpdate,
+    }
+}
+
 /// A change of a card, checked.
 #[derive(Debug)]
 pub struct Patching<'a> {
@@ -247,10 +255,7 @@ impl Outbox {
         priority: Priority,
         wall_ms: u64,
     ) -> (Message, Live) {
-        let route = match change.generation {
-            Generation::Current => Route::CardUpdate,
-            Generation::Legacy => Route::LegacyCardUpdate,
-        };
+        let route = change_route(change.generation);
         let to = To::Card(change.out_track_id.clone());
         let id: MessageId = new_id(wall_ms, self.queue.reserve());
         let mut live = Live {

@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde::Serialize;
 
-use super::accept::{Patching, no_such_card};
+use super::accept::{Patching, change_route, no_such_card};
 use super::card::Made;
 use super::{Alive, Card, Standing, ask};
 use crate::clock::rfc3339;
@@ -20,6 +20,7 @@ use crate::outbound::Client;
 use crate::outbound::accept::Once;
 use crate::outbound::receive::{Api, Query, accepted, idempotency_key, unreadable};
 use crate::outbound::request::unfit_problem;
+use crate::outbound::standing::{self, Place};
 
 /// `GET /v1/cards/{out_track_id}`.
 #[derive(Debug, Serialize)]
@@ -83,19 +84,36 @@ impl Api {
         let whole = [id.as_bytes(), &[0], &request.body].concat();
         let once = self.outbox.once(&client.name, key.as_deref(), &whole).await;
         let once = once.map_err(refuse)?;
-        if let Once::Replayed(answer) = once {
-            return Ok(accepted(200, &answer, true));
-        }
-        let change = ask::change(&request.body, client).map_err(refuse)?;
-        let (card, _) = self
-            .card(change.app.as_deref(), &id, who)
-            .await
-            .map_err(refuse)?;
-        let priority = change.priority.unwrap_or(Priority::Normal);
-        let refused = |problem: &Problem| {
-            metrics::admission(Some(priority), "refused", problem.slug());
+        let change = ask::change(&request.body, client);
+        let app = change
+            .as_ref()
+            .ok()
+            .and_then(|change| change.app.as_deref());
+        let card = self.card(app, &id, who).await;
+        let priority = change.as_ref().ok().and_then(|change| change.priority);
+        let priority = priority.unwrap_or(Priority::Normal);
+        let settings = self.outbox.settings.load_full();
+        let tell = |answer| match &card {
+            Ok((card, _)) => {
+                let route = change_route(card.generation);
+                let place = Place::of_change(route, &card.app, priority);
+                standing::tell(answer, &place.standing(&self.egress, &settings))
+            }
+            Err(_) => answer,
         };
-        self.outbox.admit(priority).inspect_err(refused)?;
+        // The first answer again, even if the request would not be taken now.
+        if let Once::Replayed(answer) = once {
+            return Ok(tell(accepted(200, &answer, true)));
+        }
+        let change = change.map_err(refuse)?;
+        let (card, _) = card.as_ref().map_err(|problem| refuse(problem.clone()))?;
+        let refused = |problem: Problem| {
+            metrics::admission(Some(priority), "refused", problem.slug());
+            tell(problem.answer())
+        };
+        if let Err(problem) = self.outbox.admit(priority) {
+            return Ok(refused(problem));
+        }
         let patching = Patching {
             app: &card.app,
             out_track_id: &id,
@@ -105,8 +123,10 @@ impl Api {
             who: Some(who),
             not_before_ms: 0,
         };
-        let answer = self.outbox.patch(patching, once).await;
-        Ok(accepted(202, &answer.inspect_err(refused)?, false))
+        Ok(match self.outbox.patch(patching, once).await {
+            Ok(answer) => tell(accepted(202, &answer, false)),
+            Err(problem) => refused(problem),
+        })
     }
 
     /// One card that `who` may see.
