@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dingd::sim::daemon::API_TOKEN;
-use dingd::sim::dingtalk::{Delivered, Settings, Switches};
+use dingd::sim::dingtalk::{Delivered, DingTalk, Settings, Switches};
 
 use crate::support::{Stage, long, patience, until};
 
@@ -29,11 +29,17 @@ fn target(settings: &Settings, number: usize) -> &str {
     }
 }
 
-/// What was acknowledged: number, id, and how much had reached its target by then.
-type Accepted = Arc<Mutex<BTreeMap<usize, String>>>;
+/// What was acknowledged: number, id, and of the urgent ones how much had been delivered by then.
+type Accepted = Arc<Mutex<BTreeMap<usize, (String, usize)>>>;
 
 /// Sends its share of the alerts, again and again until each has its 202, wherever the daemon is.
-async fn platform(share: usize, api: Arc<Mutex<String>>, settings: Settings, accepted: Accepted) {
+async fn platform(
+    share: usize,
+    api: Arc<Mutex<String>>,
+    box_: DingTalk,
+    settings: Settings,
+    accepted: Accepted,
+) {
     for number in (share..alerts()).step_by(8) {
         let body = alert(&settings, number).to_string();
         let headers = [
@@ -47,7 +53,12 @@ async fn platform(share: usize, api: Arc<Mutex<String>>, settings: Settings, acc
                 && matches!(reply.status, 200 | 202)
             {
                 let id = reply.json()["id"].as_str().unwrap().to_owned();
-                accepted.lock().unwrap().insert(number, id);
+                let delivered = if is_critical(number) {
+                    box_.delivered().len()
+                } else {
+                    0
+                };
+                accepted.lock().unwrap().insert(number, (id, delivered));
                 break;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -70,8 +81,14 @@ async fn in_a_storm_with_a_kill_and_a_ban_no_alert_is_unaccounted_for_and_no_pen
     let accepted = Accepted::default();
     let senders: Vec<_> = (0..8)
         .map(|share| {
-            let task = platform(share, api.clone(), settings.clone(), accepted.clone());
-            tokio::spawn(task)
+            let (box_, settings) = (stage.box_.clone(), settings.clone());
+            tokio::spawn(platform(
+                share,
+                api.clone(),
+                box_,
+                settings,
+                accepted.clone(),
+            ))
         })
         .collect();
     let count = || accepted.lock().unwrap().len();
@@ -123,7 +140,7 @@ async fn in_a_storm_with_a_kill_and_a_ban_no_alert_is_unaccounted_for_and_no_pen
     let delivered = stage.box_.delivered();
     let alone = numbers(&delivered);
     let mut tally: BTreeMap<String, usize> = BTreeMap::new();
-    for (number, id) in &accepted {
+    for (number, (id, _)) in &accepted {
         let message = stage.message(id).await;
         let state = message["state"].as_str().unwrap().to_owned();
         match state.as_str() {
@@ -162,13 +179,39 @@ async fn in_a_storm_with_a_kill_and_a_ban_no_alert_is_unaccounted_for_and_no_pen
             .collect::<Vec<_>>()
             .join("\n")
     );
-    urgent_first(&settings, &delivered);
+    urgent_first(&settings, &accepted, &delivered);
     stage.close().await;
 }
 
-/// Once an urgent alert waits, hardly anything else goes before it: what was in flight, and what the
-/// kill and the ban held back. As each is accepted in turn, they arrive in their order.
-fn urgent_first(settings: &Settings, delivered: &[Delivered]) {
+/// An urgent alert waits for nothing but its own limit: once it is accepted, only what is in flight to its
+/// target still goes before it, one call. As each is accepted in turn, they arrive in their order.
+fn urgent_first(
+    settings: &Settings,
+    accepted: &BTreeMap<usize, (String, usize)>,
+    delivered: &[Delivered],
+) {
+    let mut before = vec![];
+    for (number, (_, known)) in accepted.iter().filter(|(number, _)| is_critical(**number)) {
+        let target = target(settings, *number);
+        let of = |one: &Delivered| (one.target == target).then(|| self::number(&one.text));
+        let is_urgent = |one: &Delivered| of(one).flatten().is_some_and(is_critical);
+        let place = delivered
+            .iter()
+            .position(|one| of(one).flatten() == Some(*number) && !one.text.contains("条告警"));
+        let others = delivered.get(*known..place.unwrap()).unwrap_or_default();
+        let others = others
+            .iter()
+            .filter(|one| of(one).is_some() && !is_urgent(one));
+        before.push(others.count());
+    }
+    before.sort_unstable();
+    let p99 = before[before.len() * 99 / 100];
+    eprintln!(
+        "{} urgent alerts; others that went before one: p99 {p99}, most {:?}",
+        before.len(),
+        before.last()
+    );
+    assert!(p99 <= 1, "{before:?}");
     for first in 0..TARGETS {
         let target = target(settings, first);
         let urgent: Vec<usize> = delivered
