@@ -1,6 +1,6 @@
 //! The configuration: the example is the reference, and every fault is found at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use dingd::config::read::Sources;
@@ -364,4 +364,37 @@ fn a_secret_from_the_environment_works_with_a_warning() {
     assert_eq!(robot.access_token.expose(), "from-the-environment");
     let mut warned = config.warnings.iter();
     assert!(warned.any(|warning| warning.key == "robots[0].access_token"));
+}
+
+/// Whatever the configuration is asked for by name stands in the example, with its default and why.
+#[test]
+fn the_example_has_every_key_that_is_read() {
+    let example =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml"));
+    let example = example.unwrap();
+    let words: BTreeSet<_> = example
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .collect();
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config");
+    let (mut keys, mut missing) = (0, vec![]);
+    for file in std::fs::read_dir(sources).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        // `section.number("count", …)`, `section.flag(\n    "shadow", …)`.
+        for call in text.split("section").skip(1) {
+            let Some((method, arguments)) = call.split_once('(') else {
+                continue;
+            };
+            let Some(key) = arguments.trim_start().strip_prefix('"') else {
+                continue;
+            };
+            let key = key.split('"').next().unwrap();
+            if method.starts_with('.') && method.len() < 20 {
+                keys += 1;
+                let unknown = key.split('.').filter(|part| !words.contains(part));
+                missing.extend(unknown.map(str::to_owned));
+            }
+        }
+    }
+    assert!(keys > 60, "{keys}");
+    assert!(missing.is_empty(), "{missing:?}");
 }
