@@ -741,11 +741,26 @@ fn thousands_of_hours_lose_nothing_settle_everything_once_and_pass_no_limit() {
             thread.join().unwrap();
         }
     });
-    let hours = hours_ms.into_inner() / HOUR_MS;
-    eprintln!(
-        "{runs} runs, {hours} simulated hours, {:?}",
-        all.into_inner().unwrap()
-    );
+    let (hours, all) = (hours_ms.into_inner() / HOUR_MS, all.into_inner().unwrap());
+    eprintln!("{runs} runs, {hours} simulated hours, {all:?}");
+    if runs >= RUNS {
+        assert!(hours > 1_000);
+        // Each way to end came, and heads stepped aside.
+        for what in [
+            "sent",
+            "merged",
+            "dead",
+            "expired",
+            "cancelled",
+            "unknown",
+            "reordered",
+        ] {
+            assert!(
+                all.get(what).is_some_and(|times| *times > 10),
+                "{what}: {all:?}"
+            );
+        }
+    }
 }
 
 const RUNS: u64 = 40;
