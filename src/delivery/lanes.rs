@@ -72,6 +72,8 @@ struct Lane<K> {
     priority: Priority,
     queue: Queue,
     head_failing_since_ms: Option<u64>,
+    /// Its head would block it for too long.
+    steps_aside: bool,
     /// It once held several items, or was there at the start, and has not been empty since.
     has_backlog: bool,
     waits: Waits,
@@ -121,17 +123,23 @@ impl<K, T, G> Default for Lanes<K, T, G> {
 
 impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     /// Puts `item` at the end of its lane. If the lane was empty the item is due at `due_ms`
-    /// (monotonic; 0 = now).
-    pub fn push(&mut self, key: &K, priority: Priority, item: T, due_ms: u64) {
+    /// (monotonic; 0 = now). Returns whether a head that fails stepped aside for it.
+    pub fn push(&mut self, key: &K, priority: Priority, item: T, due_ms: u64) -> bool {
         let id = self.lane(key, priority);
         let Some(lane) = self.slots.get_mut(id.0) else {
-            return;
+            return false;
         };
         self.items.push_back(&mut lane.queue, item);
         lane.has_backlog |= lane.queue.len() > 1;
-        if lane.waits == Waits::Nothing {
-            self.sleep(id, due_ms);
+        match lane.waits {
+            Waits::Nothing => self.sleep(id, due_ms),
+            Waits::Moment(head_due_ms) if lane.steps_aside => {
+                self.sleeping.remove(&(head_due_ms, id));
+                return self.step_aside(id, head_due_ms);
+            }
+            _ => {}
         }
+        false
     }
 
     /// Whether a lane's head waits for a time that has not come: it failed, and what comes behind it waits
@@ -202,6 +210,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
                 self.items.pop_front(&mut lane.queue);
                 taken.push(item);
                 lane.head_failing_since_ms = None;
+                lane.steps_aside = false;
             }
         }
         taken
@@ -230,6 +239,10 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     {
         let lane = self.by_key.get(key).and_then(|id| self.slots.get_mut(id.0));
         if let Some(lane) = lane {
+            if self.items.front(&lane.queue) == Some(item) {
+                lane.head_failing_since_ms = None;
+                lane.steps_aside = false;
+            }
             self.items.retain(&mut lane.queue, |other| other != item);
         }
     }
@@ -305,8 +318,19 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         } else {
             now_ms
         };
-        let blocks_too_long = now_ms.saturating_sub(since_ms) >= HEAD_BLOCKS_MAX_MS;
-        if blocks_too_long
+        // Its order is lost anyway if it will not be due before the time is over.
+        let blocks_ms = due_ms.max(now_ms).saturating_sub(since_ms);
+        lane.steps_aside = failed && blocks_ms >= HEAD_BLOCKS_MAX_MS;
+        if lane.steps_aside && self.step_aside(id, due_ms) {
+            return true;
+        }
+        self.sleep(id, due_ms);
+        false
+    }
+
+    /// The head waits beside its lane, if anything waits behind it.
+    fn step_aside(&mut self, id: LaneId, due_ms: u64) -> bool {
+        if let Some(lane) = self.slots.get(id.0)
             && lane.queue.len() > 1
             && let (Some(item), Some(key)) = (self.items.front(&lane.queue), lane.key.clone())
         {
@@ -318,7 +342,6 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
             self.advance(id);
             return true;
         }
-        self.sleep(id, due_ms);
         false
     }
 
@@ -343,6 +366,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
             priority,
             queue: Queue::EMPTY,
             head_failing_since_ms: None,
+            steps_aside: false,
             has_backlog: false,
             waits: Waits::Nothing,
         };
@@ -366,6 +390,7 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         };
         self.items.pop_front(&mut lane.queue);
         lane.head_failing_since_ms = None;
+        lane.steps_aside = false;
         if lane.queue.is_empty() {
             lane.waits = Waits::Nothing;
             if let Some(key) = lane.key.take() {
@@ -497,6 +522,41 @@ mod tests {
     }
 
     #[test]
+    fn a_head_that_would_block_for_longer_than_five_minutes_steps_aside_at_once() {
+        let again = |due_ms| Landed::Again {
+            due_ms,
+            failed: true,
+        };
+        let mut lanes = Test::default();
+        lanes.push(&"a", Priority::Normal, 1, 0);
+        lanes.push(&"a", Priority::Normal, 2, 0);
+        let (id, _) = take(&mut lanes, 0).unwrap();
+        assert!(
+            lanes.land(id, again(3_600_000), 0),
+            "DingTalk named the time"
+        );
+        assert_eq!(take(&mut lanes, 0).unwrap().1, 2);
+        // Alone it has nobody to make room for, until somebody comes.
+        let mut lanes = Test::default();
+        lanes.push(&"a", Priority::Normal, 1, 0);
+        let (id, _) = take(&mut lanes, 0).unwrap();
+        assert!(!lanes.land(id, again(3_600_000), 0));
+        assert!(lanes.next(60_000).is_none());
+        assert!(lanes.push(&"a", Priority::Normal, 2, 0));
+        let (id, item) = take(&mut lanes, 60_000).unwrap();
+        assert_eq!(item, 2);
+        assert!(
+            !lanes.push(&"a", Priority::Normal, 3, 0),
+            "it does not fail"
+        );
+        lanes.land(id, Landed::Settled, 60_000);
+        let (id, item) = take(&mut lanes, 60_000).unwrap();
+        assert_eq!(item, 3);
+        lanes.land(id, Landed::Settled, 60_000);
+        assert_eq!(take(&mut lanes, 3_600_000).unwrap().1, 1);
+    }
+
+    #[test]
     fn a_head_that_was_held_up_by_a_limit_does_not_step_aside_at_its_first_failure() {
         let mut lanes = Test::default();
         lanes.push(&"a", Priority::Normal, 1, 0);
@@ -541,7 +601,7 @@ mod tests {
         lanes.push(&"a", Priority::Normal, 2, 0);
         let (id, _) = take(&mut lanes, 0).unwrap();
         let again = Landed::Again {
-            due_ms: 600_000,
+            due_ms: 200_000,
             failed: true,
         };
         lanes.land(id, again, 0);

@@ -174,8 +174,10 @@ impl Work {
                 {
                     self.forwarder.asking.not_now(seq);
                 }
-                self.lanes
-                    .push(&lane, Priority::Normal, (seq, index), due_ms);
+                let item = (seq, index);
+                if self.lanes.push(&lane, Priority::Normal, item, due_ms) {
+                    metrics::reordered();
+                }
             }
         }
         let settled = state.is_settled();
@@ -293,7 +295,7 @@ impl Work {
         let entry_age_ms = self.entries.get(&seq).map_or(0, |entry| {
             self.forwarder
                 .clock
-                .wall_ms()
+                .cautious_ms()
                 .saturating_sub(entry.accepted_ms)
         });
         if entry_age_ms > settings.lifetime_ms && target.attempts > 0 {

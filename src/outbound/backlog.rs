@@ -22,6 +22,7 @@ use crate::egress::limit::{Key, Kind};
 use crate::faults::{Bug, bug};
 use crate::journal::Batch;
 use crate::journal::queue::Queue;
+use crate::metrics;
 
 /// The moments of messages that have ended may be this many more than those of the others.
 const EXPIRED_ENDED_MAX: usize = 1_024;
@@ -144,7 +145,9 @@ impl Backlog {
             .saturating_sub(wall_ms)
             .min(DINGTALK.cap_ms);
         let due_ms = if left_ms == 0 { 0 } else { mono_ms + left_ms };
-        self.lanes.push(&lane, live.priority, seq, due_ms);
+        if self.lanes.push(&lane, live.priority, seq, due_ms) {
+            metrics::reordered();
+        }
     }
 
     /// Takes in a message that is on disk as part of `digest`.
