@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::clock::Clock;
 use crate::delivery::breaker::Failure;
 use crate::delivery::id::short_digest;
+use crate::delivery::retry::scaled;
 use crate::delivery::state::Ambiguous;
 use crate::delivery::verdict::{Reason, Scope, Verdict, Wait};
 use crate::dingtalk::answer::{Api, BAN_MS_MIN, UNREACHABLE};
@@ -318,14 +319,25 @@ impl Egress {
             Wait::Fixed(BAN_MS_MIN) if scope == Scope::Egress => {
                 Wait::Fixed(self.settings.load().ban_wait_ms)
             }
+            // All daemons everywhere meet this one at the same moment.
+            Wait::Growing(ms) if scope == Scope::Api => {
+                Wait::Growing(ms + scaled(ms / 2, crate::delivery::random::share()))
+            }
             wait => wait,
         };
         let kind = Kind::of(scope)?;
         // A scope that this call does not have (a webhook belongs to no app) means the narrowest one.
         let key = *keys.iter().find(|key| key.kind == kind).or(keys.last())?;
-        let (until_ms, step_ms) = self.limits().pause(key, wait, now_ms, self.clock.wall_ms());
+        let wall_ms = self.clock.wall_ms();
+        let imposed = matches!(verdict, Verdict::Pause { .. });
+        let (until_ms, step_ms) = if imposed {
+            self.limits().pause(key, wait, now_ms, wall_ms)
+        } else {
+            self.limits().block(key, wait, now_ms, wall_ms)
+        };
+        let kind = key.kind;
         crate::metrics::pause(kind.label(), &reason.code);
-        let until_wall_ms = self.clock.wall_ms() + (until_ms - now_ms);
+        let until_wall_ms = wall_ms + (until_ms - now_ms);
         if self.report_pause(kind, until_wall_ms, reason) {
             tracing::warn!(
                 scope = kind.label(), reason = %reason.code, detail = %reason.detail,
@@ -334,7 +346,7 @@ impl Egress {
             );
         }
         // What an operator can cure is tried afresh after a restart; what DingTalk imposed is waited out.
-        matches!(verdict, Verdict::Pause { .. }).then_some(Pause {
+        imposed.then_some(Pause {
             key,
             until_ms,
             step_ms,

@@ -75,14 +75,21 @@ pub struct Breaker {
     window_start_ms: u64,
     window_calls: u32,
     window_failures: Failures,
+    /// When a call was last let through.
+    touched_ms: u64,
 }
 
 impl Breaker {
     /// A closed breaker that lets at most `limit` calls be in flight.
     pub fn new(limit: u32) -> Self {
+        Self::with(limit, 0)
+    }
+
+    /// As [`Self::new`], with calls that are in flight already.
+    pub fn with(limit: u32, in_flight: u32) -> Self {
         Self {
             state: State::Closed,
-            in_flight: 0,
+            in_flight,
             allowed: limit,
             limit,
             in_a_row: Failures::default(),
@@ -91,6 +98,7 @@ impl Breaker {
             window_start_ms: 0,
             window_calls: 0,
             window_failures: Failures::default(),
+            touched_ms: 0,
         }
     }
 
@@ -117,6 +125,7 @@ impl Breaker {
             return Err(None);
         }
         self.in_flight += 1;
+        self.touched_ms = now_ms;
         Ok(())
     }
 
@@ -177,11 +186,11 @@ impl Breaker {
         }
     }
 
-    /// Whether it has been so long since a call that what it knows is worth nothing.
+    /// Whether what it knows is so old that it is worth nothing.
     pub fn is_forgotten(&self, now_ms: u64) -> bool {
         let last_ms = match self.state {
             State::Open { until_ms } => until_ms,
-            State::HalfOpen | State::Closed => self.window_start_ms + WINDOW_MS,
+            State::HalfOpen | State::Closed => self.touched_ms.max(self.window_start_ms),
         };
         self.in_flight == 0 && last_ms + OPEN_MAX_MS < now_ms
     }

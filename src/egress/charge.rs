@@ -18,6 +18,11 @@ use crate::journal::{Batch, Order, ReadError, Table, View, number_of};
 /// Charges stay this much longer than the longest window, in milliseconds.
 const SLACK_MS: u64 = 60_000;
 
+/// The longest pause that is believed after a start, in milliseconds.
+const PAUSE_MS_MAX: u64 = 3_600_000;
+/// So long after its end a pause still counts at a start, in milliseconds.
+const CARE_MS: u64 = 600_000;
+
 /// The charges on disk.
 #[derive(Debug, Default)]
 pub struct Charges {
@@ -33,6 +38,8 @@ enum Paused {
     Growing {
         until_ms: u64,
         step_ms: u64,
+        /// How long it was when this was written: it is no longer after a start, whatever the clock says.
+        left_ms: u64,
     },
     /// As earlier builds wrote it.
     Until(u64),
@@ -122,20 +129,29 @@ impl Egress {
             &[],
             Order::Ascending,
             &mut |key, value| {
-                let (until_ms, step_ms) = match record::decode::<Paused>(value) {
-                    Ok(Paused::Growing { until_ms, step_ms }) => (until_ms, step_ms),
-                    Ok(Paused::Until(until_ms)) => (until_ms, 0),
+                let (until_ms, step_ms, most_ms) = match record::decode::<Paused>(value) {
+                    Ok(Paused::Growing {
+                        until_ms,
+                        step_ms,
+                        left_ms,
+                    }) => (until_ms, step_ms, left_ms),
+                    Ok(Paused::Until(until_ms)) => (until_ms, 0, PAUSE_MS_MAX),
                     Err(error) => {
                         batch.quarantine(Table::Pauses, key, value, &error);
                         return true;
                     }
                 };
-                match Key::from_bytes(key) {
+                let found = Key::from_bytes(key);
+                match found {
                     Some(key) if until_ms > wall_ms => {
-                        // Clamped, so that a clock that was wrong cannot shut a robot for ever.
-                        let left_ms = (until_ms - wall_ms).min(3_600_000);
+                        let left_ms = (until_ms - wall_ms).min(most_ms).min(PAUSE_MS_MAX);
                         limits.resume_pause(key, mono_ms + left_ms, step_ms);
                         self.report_pause(key.kind, wall_ms + left_ms, &paused_before());
+                    }
+                    // Over, but not long: what comes again grows, and after a ban there is care.
+                    Some(key) if until_ms + step_ms.max(CARE_MS) > wall_ms => {
+                        let ended_ms = mono_ms.saturating_sub(wall_ms - until_ms);
+                        limits.resume_pause(key, ended_ms, step_ms);
                     }
                     _ => batch.delete(Table::Pauses, key),
                 }
@@ -191,10 +207,13 @@ impl Egress {
 impl Egress {
     fn paused(&self, batch: &mut Batch, pause: Option<Pause>) {
         if let Some(pause) = pause {
-            let until_ms =
-                self.clock.wall_ms() + pause.until_ms.saturating_sub(self.clock.mono_ms());
-            let step_ms = pause.step_ms;
-            let row = record::encode(&Paused::Growing { until_ms, step_ms });
+            let left_ms = pause.until_ms.saturating_sub(self.clock.mono_ms());
+            let until_ms = self.clock.wall_ms() + left_ms;
+            let row = record::encode(&Paused::Growing {
+                until_ms,
+                step_ms: pause.step_ms,
+                left_ms,
+            });
             batch.put(Table::Pauses, pause.key.bytes(), row);
         }
     }

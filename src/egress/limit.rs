@@ -92,6 +92,11 @@ impl Key {
         Self { kind, id }
     }
 
+    /// Whether calls under it are for one group or robot.
+    pub fn is_conversation(self) -> bool {
+        matches!(self.kind, Kind::Chat | Kind::Robot)
+    }
+
     /// Nine bytes for the disk.
     pub fn bytes(self) -> Vec<u8> {
         let kind = Kind::ALL
@@ -190,6 +195,8 @@ pub struct Limits {
     gates: HashMap<Key, Gate>,
     pauses: HashMap<Key, Pause>,
     breakers: HashMap<Key, Breaker>,
+    /// Whose call each host failed last: one that fails again and again says no more about the host.
+    failed_last: HashMap<Key, Key>,
 }
 
 #[derive(Debug, Default)]
@@ -207,6 +214,7 @@ impl Limits {
             gates: HashMap::new(),
             pauses: HashMap::new(),
             breakers: HashMap::new(),
+            failed_last: HashMap::new(),
         }
     }
 
@@ -334,6 +342,10 @@ impl Limits {
     /// reached, about the conversation.
     pub fn release(&mut self, keys: &[Key], said: Said, now_ms: u64, jitter: f64) {
         for key in keys {
+            let said = match key.kind {
+                Kind::Host => self.said_of_host(*key, keys, said),
+                _ => said,
+            };
             self.teach_breaker(*key, said, now_ms, jitter);
             if key.kind == Kind::Host {
                 continue;
@@ -353,18 +365,38 @@ impl Limits {
         }
     }
 
-    /// A host always has a breaker; a conversation has one from its first failure until it works again.
+    /// What a call says of its host: a conversation that failed last and fails again, nothing new.
+    fn said_of_host(&mut self, host: Key, keys: &[Key], said: Said) -> Said {
+        let conversation = keys.iter().find(|key| key.is_conversation());
+        match (said, conversation) {
+            (Said::Failed(Failure::Server), Some(key)) => {
+                match self.failed_last.insert(host, *key) {
+                    Some(last) if last == *key => Said::Nothing,
+                    _ => said,
+                }
+            }
+            (Said::Works, _) => {
+                self.failed_last.remove(&host);
+                said
+            }
+            _ => said,
+        }
+    }
+
+    /// A host always has a breaker; a conversation has one from its first failure until it works as before.
     fn teach_breaker(&mut self, key: Key, said: Said, now_ms: u64, jitter: f64) {
-        let is_conversation = matches!(key.kind, Kind::Chat | Kind::Robot);
+        let is_conversation = key.is_conversation();
         let said = match said {
             // Nothing came to the conversation.
             Said::Failed(Failure::Connection) if is_conversation => Said::Nothing,
             said => said,
         };
         if is_conversation && matches!(said, Said::Failed(_)) {
+            // With the calls that are under way already.
+            let in_flight = self.gates.get(&key).map_or(0, |gate| gate.in_flight);
             self.breakers
                 .entry(key)
-                .or_insert_with(|| Breaker::new(HOST_CALLS_MAX));
+                .or_insert_with(|| Breaker::with(HOST_CALLS_MAX, in_flight));
         }
         let Some(breaker) = self.breakers.get_mut(&key) else {
             return;
@@ -376,9 +408,6 @@ impl Limits {
             Said::Nothing => breaker.release(),
         }
         report(key, was, breaker.state());
-        if is_conversation && said == Said::Works && breaker.state() == State::Closed {
-            self.breakers.remove(&key);
-        }
     }
 
     /// A place was taken but no call was made.
@@ -407,11 +436,18 @@ impl Limits {
         (until_ms, pause.step_ms())
     }
 
-    /// Lets those that were paused try again. Returns which.
+    /// As [`Self::pause`], until an operator has cured something: a reload may end it.
+    pub fn block(&mut self, key: Key, wait: Wait, now_ms: u64, wall_ms: u64) -> (u64, u64) {
+        let pause = self.stop(key);
+        let until_ms = pause.block(wait, now_ms, wall_ms);
+        (until_ms, pause.step_ms())
+    }
+
+    /// Lets those that were paused try again: of these kinds all, of others what can be cured. Returns which.
     pub fn clear_pauses(&mut self, kinds: &[Kind]) -> Vec<Key> {
         let mut cleared = vec![];
         for (key, pause) in &mut self.pauses {
-            if kinds.contains(&key.kind) {
+            if kinds.contains(&key.kind) || pause.is_curable() {
                 pause.clear();
                 cleared.push(*key);
             }
@@ -471,7 +507,6 @@ impl Limits {
             if breaker.state() != State::Closed {
                 paused.insert(key.kind);
             }
-            // A conversation that nobody has written to since.
             key.kind == Kind::Host || !breaker.is_forgotten(now_ms)
         });
         self.pauses.retain(|key, pause| {
@@ -714,7 +749,46 @@ mod tests {
             limits.release(&broken, Said::Works, NOW_MS + 5_000, 0.5);
         }
         assert!(limits.sweep(NOW_MS + 5_000).is_empty());
+        let sweep_ms = NOW_MS + 400_000;
+        assert!(limits.sweep(sweep_ms).is_empty());
         assert_eq!(limits.breakers.len(), 1, "the host's");
+    }
+
+    #[test]
+    fn a_conversation_that_fails_alone_does_not_take_the_host_with_it() {
+        let mut limits = Limits::new(Rules::default());
+        let host = Key::new(Kind::Host, 1);
+        let [broken, sound] = [1, 2].map(|n| [host, Key::new(Kind::Chat, n)]);
+        let mut now_ms = NOW_MS;
+        for _ in 0..20 {
+            now_ms = limits.free_at(broken[1], true, now_ms);
+            fails(&mut limits, &broken, Failure::Server, now_ms);
+        }
+        assert!(limits.is_open(broken[1]) && !limits.is_open(host));
+        limits.acquire(&sound, true, now_ms).unwrap();
+        // Two that fail in turn are the host's trouble.
+        let mut limits = Limits::new(Rules::default());
+        for n in 0..5 {
+            let other = [host, Key::new(Kind::Chat, n)];
+            fails(&mut limits, &other, Failure::Server, NOW_MS);
+        }
+        assert!(limits.is_open(host));
+    }
+
+    #[test]
+    fn a_conversation_that_fails_half_of_the_time_waits_as_well() {
+        let mut limits = Limits::new(Rules::default());
+        let keys = [Key::new(Kind::Host, 1), Key::new(Kind::Chat, 1)];
+        for n in 0..20 {
+            if n % 2 == 0 {
+                fails(&mut limits, &keys, Failure::Server, NOW_MS + n);
+            } else {
+                limits.acquire(&keys, true, NOW_MS + n).unwrap();
+                limits.release(&keys, Said::Works, NOW_MS + n, 0.5);
+            }
+        }
+        fails(&mut limits, &keys, Failure::Server, NOW_MS + 20);
+        assert!(limits.is_open(keys[1]));
     }
 
     #[test]

@@ -12,6 +12,8 @@ const GROWS_TO_MS: u64 = 600_000;
 pub(super) struct Pause {
     until_ms: u64,
     last_ms: u64,
+    /// It ends with a cure, and not only with time.
+    curable: bool,
     /// After a ban: calls at a time, until as many have been answered that all is well.
     slow: Option<u32>,
 }
@@ -39,8 +41,21 @@ impl Pause {
         if !self.holds(now_ms) {
             self.last_ms = pause_ms;
         }
+        self.curable = false;
         self.lasts_until(now_ms + pause_ms);
         self.until_ms
+    }
+
+    /// As [`Self::begin`], but an operator's cure may end it, unless DingTalk imposed one that still holds.
+    pub(super) fn block(&mut self, wait: Wait, now_ms: u64, wall_ms: u64) -> u64 {
+        let is_imposed = self.holds(now_ms) && !self.curable;
+        self.begin(wait, now_ms, wall_ms);
+        self.curable = !is_imposed;
+        self.until_ms
+    }
+
+    pub(super) fn is_curable(&self) -> bool {
+        self.curable
     }
 
     /// Goes on as it was before a restart: until `until_ms`, and growing from `step_ms` if it recurs.

@@ -144,6 +144,8 @@ impl Sender {
             Ok(parts) => parts,
             Err(error) => {
                 tracing::error!(%error, "the messages of a digest cannot be read now");
+                // It was sent: the next attempt finds that, and only ends it.
+                self.queue.update(&mut batch, seq, &live, live.tag());
                 self.durable(batch).await;
                 return self.again_in(READ_AGAIN_MS);
             }

@@ -200,18 +200,21 @@ impl Sender {
         let settings = self.settings.load();
         let robots = settings.pools.get(&live.target).into_iter().flatten();
         let others = robots.filter(|robot| !refused_by.contains(robot)).count();
-        let pause = |scope| Verdict::Pause {
-            scope,
-            wait: Wait::Growing(REST_MS),
-            reason: reason.clone(),
-        };
         let learnt = if reason.code == SECURITY {
             Verdict::Dead(reason.clone())
         } else {
-            pause(Scope::Robot)
+            // Somebody has to cure it; until then it is tried now and then.
+            Verdict::Blocked {
+                scope: Scope::Robot,
+                reason: reason.clone(),
+            }
         };
         let verdict = if others > 0 {
-            pause(Scope::Message)
+            Verdict::Pause {
+                scope: Scope::Message,
+                wait: Wait::Growing(REST_MS),
+                reason: reason.clone(),
+            }
         } else {
             Verdict::Dead(reason.clone())
         };

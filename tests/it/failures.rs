@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dingd::sim::dingtalk::{Casing, Switches, Wrong};
+use dingd::sim::dingtalk::{Casing, Group, Settings, Switches, Wrong};
 use serde_json::{Value, json};
 
 use crate::support::{Stage, fast, robot, text_to, until};
@@ -126,6 +126,65 @@ async fn a_pause_of_one_api_of_an_app_is_waited_out_over_a_crash_or_until_a_relo
     stage.reaches(&id, "sent").await;
     let stage = stage.crash().await;
     assert!(!paused(&stage).await, "it was ended for good");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_group_whose_calls_fail_waits_and_holds_up_nobody_else() {
+    let group = |id: &str| Group {
+        open_conversation_id: id.to_owned(),
+        title: "值班群".to_owned(),
+        cool_app_installed: true,
+        disbanded: false,
+    };
+    let groups = ["cidBroken+one=", "cidSound+one="].map(group);
+    let settings = Settings {
+        groups: groups.into(),
+        ..fast()
+    };
+    let stage = Stage::with(settings, |config| config).await;
+    stage.box_.set(Switches {
+        failing: Some("cidBroken".to_owned()),
+        ..Switches::default()
+    });
+    let mut waiting = vec![];
+    for priority in ["critical", "high", "normal", "low"] {
+        let mut body = text_to(&json!({"chat": "cidBroken+one="}), priority);
+        body["priority"] = json!(priority);
+        waiting.push(stage.send(&body).await);
+    }
+    let opened = r#"dingd_breaker_transitions_total{destination="chat",to="open"} 1"#;
+    until("its breaker is open", async || {
+        stage.metrics().await.contains(opened)
+    })
+    .await;
+    let degraded = stage.ready().await["degraded"].to_string();
+    assert!(degraded.contains("a group or a robot fail"), "{degraded}");
+    for n in 0..3 {
+        let other = stage
+            .send(&text_to(
+                &json!({"chat": "cidSound+one="}),
+                &format!("m{n}"),
+            ))
+            .await;
+        assert_eq!(stage.reaches(&other, "sent").await["attempts"], 1);
+    }
+    let metrics = stage.metrics().await;
+    assert!(!metrics.contains(r#"dingd_breaker_state{destination="api"} 2"#));
+    let calls = stage.box_.requests().len();
+    stage.box_.set(Switches::default());
+    for id in &waiting {
+        stage.reaches(id, "sent").await;
+    }
+    assert_eq!(
+        stage.box_.requests().len(),
+        calls + waiting.len(),
+        "while it was open nothing was tried"
+    );
+    until("nothing is wrong", async || {
+        stage.ready().await["status"] == "ready"
+    })
+    .await;
     stage.close().await;
 }
 

@@ -182,6 +182,12 @@ async fn a_robot_that_is_gone_is_replaced_and_each_message_arrives_once() {
     assert!(says(&stage, "\\\"robot-1\\\" of pool \\\"sre\\\" is passed over").await);
     reload(&stage, &stage.config.replace("of-nobody", &token(1))).await;
     assert!(!says(&stage, "passed over").await);
+    // It was cured, so it does not rest on.
+    for number in 8..12 {
+        let id = stage.send(&text_to(&sre(), &format!("m{number}"))).await;
+        stage.reaches(&id, "sent").await;
+    }
+    assert_eq!(by_robot(&stage).len(), 3);
     stage.close().await;
 }
 

@@ -36,6 +36,7 @@ struct Wanted {
     cut_after: bool,
     html: bool,
     wrong: Option<(u16, String)>,
+    failing: Option<String>,
     invalid_users: Vec<String>,
     throttled_users: Vec<String>,
     undeliverable: Vec<String>,
@@ -127,6 +128,7 @@ impl Control {
                 .wrong
                 .map(|(status, body)| Wrong::json(status, &body)),
             fail_next: std::collections::VecDeque::new(),
+            failing: wanted.failing,
             invalid_users: wanted.invalid_users,
             throttled_users: wanted.throttled_users,
             undeliverable: wanted.undeliverable,

@@ -93,6 +93,12 @@ fn answer(world: &mut World, ask: &Ask) -> Answer {
             return typed(wrong.status, &wrong.content_type, wrong.body);
         }
     }
+    if let Some(failing) = &world.switches.failing
+        && is_send(&ask.path)
+        && String::from_utf8_lossy(&ask.body).contains(failing.as_str())
+    {
+        return error(500, "system.error", "系统错误");
+    }
     let Some((door, handler)) = found else {
         return error(404, "InvalidAction.NotFound", "Specified api is not found");
     };

@@ -28,6 +28,8 @@ pub struct Switches {
     pub wrong: Option<Wrong>,
     /// Answers to the next sends, one each, before [`Self::wrong`]; nothing is sent.
     pub fail_next: VecDeque<Wrong>,
+    /// Sends whose body has this in it are answered with 500 and `system.error`; nothing is sent.
+    pub failing: Option<String>,
     /// Userids that the robot reports as invalid, although they exist.
     pub invalid_users: Vec<String>,
     /// Userids that the robot reports as flow-controlled and does not reach.
