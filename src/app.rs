@@ -666,15 +666,17 @@ impl Parts {
     ) -> Ended {
         let [mut terminate, mut interrupt, mut hangup] = signals;
         loop {
+            // A part that ends because the journal failed says less than the journal.
             tokio::select! {
-                _ = terminate.recv() => return Ended::Drained,
-                _ = interrupt.recv() => return Ended::Drained,
-                _ = hangup.recv() => self.reload(reload),
+                biased;
                 () = self.journal.failed() => {
                     self.health.unready("journal", "a commit failed");
                     tracing::error!("the journal cannot be written; ending, to recover by reading at the next start");
                     return Ended::JournalFailed;
                 }
+                _ = terminate.recv() => return Ended::Drained,
+                _ = interrupt.recv() => return Ended::Drained,
+                _ = hangup.recv() => self.reload(reload),
                 Some(ended) = tasks.join_next() => {
                     tracing::error!(?ended, "a part of the daemon ended; restarting is safe, nothing is lost");
                     return Ended::PartFailed;

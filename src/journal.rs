@@ -310,9 +310,16 @@ struct Inner {
     log_bytes: u64,
     closed: AtomicBool,
     condition: disk::Condition,
+    /// Damaged or missing groups of the log, found when it was opened.
+    damaged_groups: usize,
 }
 
 impl Journal {
+    /// How many damaged or missing groups of the log were set aside when it was opened.
+    pub fn damaged_groups(&self) -> usize {
+        self.0.damaged_groups
+    }
+
     /// Whether `dir` holds a journal. Only looks.
     pub fn is_in(dir: &Path) -> bool {
         dir.join(engine::FILE).exists()
@@ -514,6 +521,7 @@ fn start(
         failed,
         progress,
         log_bytes,
+        damaged_groups: found.damaged.len(),
         closed: AtomicBool::new(false),
         condition,
     })))

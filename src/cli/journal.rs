@@ -55,9 +55,14 @@ fn check(dir: &Path) -> Result<(Value, bool), String> {
     }
     let journal = Journal::open(dir).map_err(|error| error.to_string())?;
     let report = journal.check().map_err(|error| error.to_string())?;
+    let groups = journal.damaged_groups();
     journal.close();
-    let sound = report.damaged() == 0 && report.mismatch == 0;
-    Ok((json!(report), sound))
+    let sound = report.damaged() == 0 && report.mismatch == 0 && groups == 0;
+    let mut report = json!(report);
+    if let Some(members) = report.as_object_mut() {
+        members.insert("damaged_groups".to_owned(), json!(groups));
+    }
+    Ok((report, sound))
 }
 
 /// Where the configuration keeps the state.
@@ -76,6 +81,12 @@ pub(super) fn show(report: &Value) {
         .collect();
     table(&["TABLE", "ROWS", "BYTES", "DAMAGED"], &rows);
     let number = |name| report.get(name).and_then(Value::as_u64).unwrap_or(0);
+    if number("damaged_groups") > 0 {
+        say(&format!(
+            "{} group(s) of journal.log were damaged and are set aside now: what was accepted last may be lost",
+            number("damaged_groups")
+        ));
+    }
     if number("set_aside") > 0 {
         say(&format!(
             "{} damaged record(s) were set aside earlier; see `dingd dead list`",

@@ -51,7 +51,9 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
                 match error {
                     // As `dingd check` says: restarting does not help.
                     StartError::Tls(_) => super::BAD_CONFIG,
-                    StartError::Open(OpenError::Io { .. }) => super::IO_FAILED,
+                    StartError::Open(OpenError::Io { .. }) | StartError::Read(_) => {
+                        super::IO_FAILED
+                    }
                     _ => super::FAILED,
                 }
             }

@@ -21,8 +21,8 @@ use crate::delivery::verdict::Reason;
 use crate::dingtalk::signature::hmac_sha256;
 use crate::faults::point;
 use crate::http::transport::{Call, Reply, Transport};
-use crate::journal::Journal;
 use crate::journal::queue::Queue;
+use crate::journal::{Batch, Journal};
 use crate::metrics;
 
 /// DingTalk has taken what we answered to a callback this long after we did, in milliseconds.
@@ -98,11 +98,18 @@ impl Delivery {
                 return Err(failed(error.to_string(), None, None));
             }
         };
-        let Some(Ok(stored)) = payload.map(|bytes| record::decode(&bytes)) else {
-            metrics::store_quarantined();
-            return Err(Outcome::Damaged);
-        };
-        Ok(Arc::new(stored))
+        match payload.map(|bytes| (record::decode(&bytes), bytes)) {
+            Some((Ok(stored), _)) => Ok(Arc::new(stored)),
+            Some((Err(why), bytes)) => {
+                let mut batch = Batch::default();
+                let table = self.queue.place().payload;
+                batch.quarantine(table, &seq.to_be_bytes(), &bytes, &why);
+                self.journal.submit(batch, |_| ());
+                Err(Outcome::Damaged)
+            }
+            // Another upstream was first.
+            None => Err(Outcome::Damaged),
+        }
     }
 
     /// Gives the answer to whoever waits for it. If nobody does any more, it goes out by itself; the

@@ -106,9 +106,14 @@ impl<V: Clone + Serialize + DeserializeOwned, const N: usize> Aged<V, N> {
         let mut rows = 0;
         while rows < FORGET_MAX
             && let Some(&(at_ms, keys)) = memory.by_age.front()
-            && (at_ms.saturating_add(self.keep_ms) < wall_ms
-                || memory.by_age.len() * N > self.entries_max)
         {
+            let is_old = at_ms.saturating_add(self.keep_ms) < wall_ms;
+            if !is_old && memory.by_age.len() * N <= self.entries_max {
+                break;
+            }
+            if !is_old {
+                crate::metrics::forgotten_early(self.table.name(), N);
+            }
             memory.by_age.pop_front();
             for key in &keys {
                 memory.known.remove(key);

@@ -222,9 +222,13 @@ where
             match state {
                 Some(Ok(state)) if is_it(&state) => {
                     let payload = view.get(place.payload, &row)?;
-                    let payload = payload.and_then(|payload| record::decode::<P>(&payload).ok());
-                    let picked = payload.and_then(|payload| pick(payload, state));
-                    found.extend(picked.map(|picked| (*key, picked)));
+                    match payload.and_then(|payload| record::decode::<P>(&payload).ok()) {
+                        Some(payload) => {
+                            found.extend(pick(payload, state).map(|picked| (*key, picked)));
+                        }
+                        // It was set aside: it is listed among the damaged records.
+                        None => gone.push(*key),
+                    }
                 }
                 // Taken up or removed since.
                 _ => gone.push(*key),

@@ -58,6 +58,13 @@ pub trait Medium: Debug + Send + Sync + 'static {
     fn distrust(&self) {}
 }
 
+fn is_unsupported(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let number = Errno::from_io_error(error);
+    matches!(number, Some(Errno::OPNOTSUPP | Errno::NOSYS))
+        || error.kind() == ErrorKind::Unsupported
+}
+
 impl Medium for File {
     fn len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
@@ -433,11 +440,16 @@ impl Disk {
                 }
                 // For a while: it is tried again.
                 Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => break,
-                // Also without blocks taken ahead the write itself says what is wrong; this file system
-                // cannot do more (EOPNOTSUPP).
-                Err(error) => {
+                // This file system cannot do it; the write itself says what is wrong.
+                Err(error) if is_unsupported(&error) => {
                     tracing::debug!(%error, "no blocks can be taken ahead");
                     room.allocated = u64::MAX;
+                    break;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // For a while, perhaps. Whether the disk fails, the next write or sync says.
+                Err(error) => {
+                    tracing::warn!(%error, "no blocks can be taken ahead now");
                     break;
                 }
             }

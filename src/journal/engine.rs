@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -518,6 +518,12 @@ pub(super) fn write_format(dir: &Path) -> Result<(), OpenError> {
     remove(&draft)?;
     let mut file = new_file(&draft)?;
     io::Write::write_all(&mut file, text.as_bytes()).map_err(io_error(&draft))?;
+    // `dingd journal check` may be run by root; the daemon has to read it all the same.
+    let owner = std::fs::metadata(dir).map_err(io_error(dir))?;
+    if owner.uid() != rustix::process::geteuid().as_raw() {
+        let (uid, gid) = (Some(owner.uid()), Some(owner.gid()));
+        std::os::unix::fs::chown(&draft, uid, gid).map_err(io_error(&draft))?;
+    }
     sync(&draft)?;
     std::fs::rename(&draft, &path).map_err(io_error(&path))
 }

@@ -69,8 +69,11 @@ impl Retention {
                 }
                 // Those behind were accepted later. The few that ended sooner than this one are found
                 // when it is old itself.
-                young = ended(&state)
-                    .is_some_and(|ended| ended.at_ms.saturating_add(keep.finished_ms) >= wall_ms);
+                // What the clock dated in the future says nothing about those behind it.
+                young = ended(&state).is_some_and(|ended| {
+                    ended.at_ms <= wall_ms
+                        && ended.at_ms.saturating_add(keep.finished_ms) >= wall_ms
+                });
             })?;
             // At the end of the table, or where nothing is old yet: start over.
             Ok((

@@ -122,16 +122,18 @@ impl Cards {
                 Ok(card) => card,
                 Err(why) => return Ok(Some(Err((bytes, why)))),
             };
-            let live = |id: Option<MessageId>| {
+            let live = |id: Option<MessageId>| -> Result<Option<Live>, ReadError> {
                 let Some(id) = id else { return Ok(None) };
-                view.get(OUTBOX.live, &id.seq().to_be_bytes())
+                let row = view.get(OUTBOX.live, &id.seq().to_be_bytes())?;
+                let live = row.and_then(|row| record::decode::<Live>(&row).ok());
+                // Its number may be another one's by now.
+                Ok(live.filter(|live| live.id == id))
             };
-            let decode = |bytes: Option<Vec<u8>>| record::decode::<Live>(&bytes?).ok();
             let flight = card.flight.as_ref().map(|flight| flight.message);
             let alive = Alive {
-                message: decode(live(card.message)?),
-                flight: decode(live(flight)?),
-                carrier: decode(live(card.carrier)?),
+                message: live(card.message)?,
+                flight: live(flight)?,
+                carrier: live(card.carrier)?,
             };
             Ok(Some(Ok((card, alive))))
         });

@@ -33,7 +33,7 @@ use crate::egress::limit::Key;
 use crate::egress::{Egress, Permit, Settled, app_keys, robot_keys};
 use crate::faults::{Bug, bug, point};
 use crate::journal::queue::Queue;
-use crate::journal::{Batch, Journal, ReadError, Table};
+use crate::journal::{Batch, Journal, ReadError};
 use crate::metrics;
 use crate::secret::Secret;
 
@@ -555,33 +555,38 @@ impl Sender {
         Left::Finished
     }
 
-    /// A message whose record cannot be read is put where it can be looked at.
+    /// A message of which a record cannot be read is put where it can be looked at.
     pub(super) async fn set_aside(&self, seq: u64) -> Left {
-        let place = self.queue.place();
-        let live = self
+        let (place, key) = (self.queue.place(), seq.to_be_bytes());
+        let read = self
             .journal
-            .get(place.live, seq.to_be_bytes().to_vec())
-            .await
-            .ok()
-            .flatten();
-        let Some(live) = live else {
+            .read(move |view| Ok((view.get(place.payload, &key)?, view.get(place.live, &key)?)));
+        let (payload, live) = match read.await {
+            Ok((payload, Some(live))) => (payload, live),
             // It was already.
-            return Left::Parts;
+            Ok((_, None)) => return Left::Parts,
+            Err(error) => {
+                tracing::error!(%error, "a message cannot be read now; it is tried again");
+                return self.again_in(NO_TOKEN_MS);
+            }
         };
-        metrics::store_quarantined();
-        tracing::error!(seq, "a stored message is damaged and was set aside");
-        let mut name = place.direction.as_bytes().to_vec();
-        name.push(0);
-        name.extend_from_slice(&seq.to_be_bytes());
         let mut batch = Batch::default();
-        batch.put(Table::Quarantine, name, live.clone());
-        batch.delete(place.live, seq.to_be_bytes());
+        let state = record::decode::<Live>(&live);
+        match &state {
+            Err(why) => batch.quarantine(place.live, &key, &live, why),
+            Ok(_) => {
+                batch.delete(place.live, key);
+                let payload = payload.unwrap_or_default();
+                if let Err(why) = record::decode::<Message>(&payload) {
+                    batch.quarantine(place.payload, &key, &payload, &why);
+                }
+            }
+        }
         batch.add(place.quarantined, 1);
-        let tag = record::decode::<Live>(&live).ok().map(|live| live.tag());
         let queue = self.queue.clone();
         self.journal.submit(batch, move |result| {
-            if let (Ok(()), Some(tag)) = (result, tag) {
-                queue.finished(seq, tag);
+            if let (Ok(()), Ok(live)) = (result, state) {
+                queue.finished(seq, live.tag());
             }
         });
         // If it was a digest, what was in it waits again.

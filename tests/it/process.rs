@@ -556,6 +556,82 @@ async fn a_damaged_record_is_set_aside_counted_and_shown_and_the_rest_goes_on() 
     stage.close().await;
 }
 
+/// What is to be sent, and not how far it is.
+#[tokio::test]
+async fn a_damaged_content_is_set_aside_in_both_directions_and_the_rest_goes_on() {
+    use dingd::journal::{Batch, Journal, Order, Table};
+    let stage = Stage::open().await;
+    stage.box_.set(Switches {
+        down: true,
+        ..Switches::default()
+    });
+    stage.platform.set(dingd::sim::platform::PlatformSwitches {
+        status: Some(503),
+        ..Default::default()
+    });
+    let mut ids = vec![];
+    for n in 0..3 {
+        ids.push(stage.send(&text_to(&robot(), &format!("m{n}"))).await);
+        assert!(
+            stage
+                .push(&crate::support::other_event(n))
+                .await
+                .acknowledged
+        );
+    }
+    let stage = stage
+        .again(async |daemon, dir| {
+            assert_eq!(daemon.terminate().await, Some(0));
+            let journal = Journal::open(&Daemon::state_dir(dir)).unwrap();
+            let mut batch = Batch::default();
+            for table in [Table::InboxPayload, Table::OutboxPayload] {
+                let mut nth = 0;
+                let damage = |key: &[u8], value: &[u8]| {
+                    nth += 1;
+                    if nth == 2 {
+                        batch.put(table, key, &value[..value.len() - 1]);
+                    }
+                    true
+                };
+                let mut damage = damage;
+                let all = |view: &dingd::journal::View<'_>| {
+                    view.walk(table, &[], &[], Order::Ascending, &mut damage)
+                };
+                journal.read_blocking(all).unwrap();
+            }
+            journal.commit(batch).await.unwrap();
+            journal.close();
+        })
+        .await;
+    stage.box_.set(Switches::default());
+    stage.platform.set(Default::default());
+    for id in [&ids[0], &ids[2]] {
+        stage.reaches(id, "sent").await;
+    }
+    until("the others are forwarded", async || {
+        stage.events("dingtalk.event.bpms_instance_change").len() == 2
+    })
+    .await;
+    let tables = async || {
+        let dead = stage.daemon.socket("GET", "/v1/dead").await.unwrap();
+        let damaged = dead["damaged"].as_array().unwrap().clone();
+        let tables = damaged
+            .iter()
+            .map(|row| row["table"].as_str().unwrap().to_owned());
+        tables.collect::<Vec<_>>()
+    };
+    until("both are set aside", async || {
+        tables().await == ["inbox_payload", "outbox_payload"]
+    })
+    .await;
+    let metrics = stage.metrics().await;
+    assert!(
+        metrics.contains("dingd_store_quarantined_records_total 2"),
+        "{metrics}"
+    );
+    stage.close().await;
+}
+
 #[tokio::test]
 async fn a_log_that_was_cut_or_exchanged_is_noticed() {
     let mut stage = Stage::open().await;
@@ -574,6 +650,10 @@ async fn a_log_that_was_cut_or_exchanged_is_noticed() {
     assert!(said.contains("journal.log"), "{said}");
     // An empty one of the right length: what it alone held cannot be known, and that is said.
     std::fs::write(&log, vec![0; whole.len()]).unwrap();
+    let config = stage.dir.path().join("config.toml");
+    let (code, text) = command(&config, &["journal", "check"]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("set aside now"), "{text}");
     stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
         .await
         .unwrap();
