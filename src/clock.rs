@@ -19,6 +19,8 @@ const BASE_MS: u64 = 86_400_000;
 pub struct Clock {
     anchor: Instant,
     wall: Wall,
+    /// What the wall clock said at the anchor.
+    started_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -33,12 +35,19 @@ enum Wall {
 
 impl Clock {
     /// The machine's clocks.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
     pub fn system() -> Self {
-        Self {
+        Self::started(Wall::System)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
+    fn started(wall: Wall) -> Self {
+        let mut clock = Self {
             anchor: Instant::now(),
-            wall: Wall::System,
-        }
+            wall,
+            started_ms: 0,
+        };
+        clock.started_ms = clock.wall_ms();
+        clock
     }
 
     /// A clock whose wall time starts at `epoch_ms` and advances with (paused) tokio time.
@@ -49,15 +58,11 @@ impl Clock {
 
     /// As [`Self::starting_at`], of a machine whose wall clock is also set: it is ahead by as many
     /// milliseconds as `set_by_ms` says at the moment. Monotonic time knows nothing of that.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
     pub fn set_by(epoch_ms: u64, set_by_ms: &'static AtomicI64) -> Self {
-        Self {
-            anchor: Instant::now(),
-            wall: Wall::Simulated {
-                epoch_ms,
-                set_by_ms,
-            },
-        }
+        Self::started(Wall::Simulated {
+            epoch_ms,
+            set_by_ms,
+        })
     }
 
     /// Milliseconds of monotonic time. Only differences mean anything.
@@ -97,6 +102,13 @@ impl Clock {
             } => (epoch_ms + (self.since_start_ms() - BASE_MS))
                 .saturating_add_signed(set_by_ms.load(Ordering::Relaxed)),
         }
+    }
+
+    /// Wall time for deciding that something on record is old: no further than monotonic time has come
+    /// since the start, so that a clock that is set forward makes nothing old.
+    pub fn cautious_ms(&self) -> u64 {
+        let come_ms = self.started_ms + (self.mono_ms() - BASE_MS);
+        self.wall_ms().min(come_ms)
     }
 
     /// Sleeps until monotonic time `due_ms`.
@@ -139,6 +151,19 @@ mod tests {
             Some(1_763_798_400_120)
         );
         assert_eq!(parse_rfc3339("yesterday"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_makes_nothing_old() {
+        static SET_BY_MS: AtomicI64 = AtomicI64::new(0);
+        let clock = Clock::set_by(1_000_000, &SET_BY_MS);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        for (set_by_ms, cautious_ms) in
+            [(0, 1_005_000), (9_999_999, 1_005_000), (-500_000, 505_000)]
+        {
+            SET_BY_MS.store(set_by_ms, Ordering::Relaxed);
+            assert_eq!(clock.cautious_ms(), cautious_ms);
+        }
     }
 
     #[tokio::test(start_paused = true)]

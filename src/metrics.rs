@@ -85,6 +85,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "Damaged records set aside.",
     ),
     (
+        "dingd_keys_forgotten_early_total",
+        "Keys of callbacks and requests that were forgotten before their time because there are too many.",
+    ),
+    (
         "dingd_delivery_attempts_total",
         "Attempts by destination and outcome.",
     ),
@@ -402,6 +406,11 @@ pub fn queue_oldest(direction: &'static str, priority: Priority, wall_ms: u64) {
 /// How many callbacks are remembered.
 pub fn dedup_entries(entries: usize) {
     emit!(gauge, "dingd_dedup_entries").set(float(entries as u64));
+}
+
+/// Remembered keys had to go before their time, because there are too many.
+pub fn forgotten_early(table: &'static str, keys: usize) {
+    emit!(counter, "dingd_keys_forgotten_early_total", "table" => table).increment(keys as u64);
 }
 
 /// An attempt ended.

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -301,7 +302,9 @@ impl Certificate {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])
             .map_err(io::Error::other)?;
         std::fs::write(dir.path().join(CERT_FILE), made.cert.pem())?;
-        std::fs::write(dir.path().join(KEY_FILE), made.signing_key.serialize_pem())?;
+        let key = dir.path().join(KEY_FILE);
+        std::fs::write(&key, made.signing_key.serialize_pem())?;
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self { dir })
     }
 

@@ -99,7 +99,7 @@ impl Parts {
     }
 
     async fn forget(&self) {
-        let wall_ms = self.clock.wall_ms();
+        let wall_ms = self.clock.cautious_ms();
         // Until nothing is left to forget: as fast as callbacks come, their keys must go.
         loop {
             let (events, batch) = self.inbox.dedup.forget(wall_ms);
@@ -117,7 +117,7 @@ impl Parts {
     }
 
     async fn purge(&self) {
-        let forgotten = self.outbox.cards.forget(self.clock.wall_ms()).await;
+        let forgotten = self.outbox.cards.forget(self.clock.cautious_ms()).await;
         if forgotten > 0 {
             tracing::debug!(
                 cards = forgotten,
@@ -133,7 +133,7 @@ impl Parts {
     }
 
     async fn purge_step(&self) -> usize {
-        let (keep, wall_ms) = (**self.keep.load(), self.clock.wall_ms());
+        let (keep, wall_ms) = (**self.keep.load(), self.clock.cautious_ms());
         let (events, messages) = &*self.retention;
         let queue = &self.inbox.queue;
         let events = events.step(&self.journal, queue, keep, wall_ms, |state: &Forwarding| {

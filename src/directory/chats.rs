@@ -256,7 +256,8 @@ impl Chat {
                 }
                 self.state = Some(ChatState::Uninstalled);
                 self.state_at_ms = *at_ms;
-                self.disbanded = *disbanded;
+                // An app that leaves a group with it does not bring the group back.
+                self.disbanded |= *disbanded;
             }
         }
         true

@@ -49,6 +49,11 @@ struct Retry {
     due_ms: u64,
 }
 
+/// Names of groups of this app cannot be had.
+fn trouble(app: &str) -> String {
+    format!("title/{app}")
+}
+
 impl Titles {
     /// Works until `drain` says stop.
     pub async fn run(self, apps: Arc<arc_swap::ArcSwap<Vec<App>>>, drain: Drain) {
@@ -58,7 +63,16 @@ impl Titles {
             let mut next_ms = clock.mono_ms() + IDLE_MS;
             let nameless = self.chats.nameless();
             retries.retain(|(app, id), _| nameless.iter().any(|(a, i, _)| a == app && i == id));
+            for app in apps.load().iter() {
+                if nameless.iter().all(|(of, ..)| *of != app.name) {
+                    // Named otherwise, or gone.
+                    self.health.recovered(&trouble(&app.name));
+                }
+            }
             for (app, id, code) in nameless {
+                if drain.is_stopping() {
+                    return;
+                }
                 let retry = retries.entry((app.clone(), id.clone())).or_default();
                 if retry.due_ms <= clock.mono_ms() {
                     let known = apps.load().iter().find(|known| known.name == app).cloned();
@@ -136,7 +150,6 @@ impl Titles {
             .reply
             .filter(|_| matches!(judged.verdict, Verdict::Sent { .. }))
             .and_then(|reply| serde_json::from_slice::<Found>(&reply.body).ok()?.title);
-        let trouble = format!("title/{}", app.name);
         let Some(title) = title.filter(|title| !title.is_empty()) else {
             let why = judged.verdict.reason().map_or_else(String::new, |reason| {
                 format!("{} — {} / {}", reason.detail, reason.fix_zh, reason.fix_en)
@@ -145,12 +158,11 @@ impl Titles {
                 "names of groups of app {} cannot be looked up: {why}",
                 app.name
             );
-            if self.health.degraded(trouble, text) {
+            if self.health.degraded(trouble(&app.name), text) {
                 tracing::warn!(app = %app.name, %why, "cannot look up a group's name; tried again later");
             }
             return false;
         };
-        self.health.recovered(&trouble);
         let change = Change::Titled {
             title,
             at_ms: asked_ms,

@@ -1,6 +1,6 @@
 //! Certificates of a door, re-read without dropping a connection.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -132,6 +132,14 @@ fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
         problem,
     };
     let chain = certificates(&files.cert_file)?;
+    let meta =
+        std::fs::metadata(&files.key_file).map_err(|e| error(&files.key_file, e.to_string()))?;
+    let mode = meta.permissions().mode() & 0o777;
+    // A group may read it: that is how a daemon whose user has no fixed number gets at it.
+    if mode & 0o007 != 0 {
+        let problem = format!("everybody can read it (mode {mode:o}); chmod 640 it");
+        return Err(error(&files.key_file, problem));
+    }
     let key = PrivateKeyDer::from_pem_file(&files.key_file)
         .map_err(|e| error(&files.key_file, format!("not a PEM private key ({e})")))?;
     let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];

@@ -1,5 +1,6 @@
 //! TLS at the doors: renewed files, demanded certificates, slow hands.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,15 @@ use crate::support::{Stage, fast, until};
 
 fn certificate(dir: &Path, name: &str) -> rcgen::CertifiedKey<KeyPair> {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let key = dir.join("key.pem");
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    permit(&key, 0o600);
     std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
     made
+}
+
+fn permit(file: &Path, mode: u32) {
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Somebody who vouches for clients.
@@ -95,6 +102,16 @@ async fn a_certificate_is_renewed_without_dropping_a_connection_and_a_broken_one
         String::from_utf8(answer.to_vec()).unwrap()
     };
     assert_eq!(ask(&mut old).await, "HTTP/1.1 404");
+    // A key that everybody can read is refused like a certificate that is none.
+    let key = tls.path().join("key.pem");
+    std::fs::write(&key, first.signing_key.serialize_pem()).unwrap();
+    permit(&key, 0o644);
+    until("it is reported", async || {
+        let degraded = stage.ready().await["degraded"].to_string();
+        degraded.contains("everybody can read it")
+    })
+    .await;
+    permit(&key, 0o600);
     std::fs::write(tls.path().join("cert.pem"), "garbage").unwrap();
     until("it is reported", async || {
         stage.ready().await["degraded"]
