@@ -33,7 +33,7 @@ use crate::drain::{self, Drain};
 use crate::egress::{App as DingTalkApp, Egress};
 use crate::faults::{Bug, bug};
 use crate::health::{Health, Starting};
-use crate::http::listen::{BindError, Door, Limits};
+use crate::http::listen::{BindError, Bodies, Door, Limits};
 use crate::http::tls::{Loaded, Tls, TlsError};
 use crate::http::transport::Transport;
 use crate::inbound::accept::{Inbox, Pending};
@@ -522,8 +522,11 @@ impl Parts {
         let tls = |name| self.tls.get(name).cloned();
         let (address, limits) = listen.callbacks;
         let callbacks = Door::bind("callbacks", address, tls("callbacks"), limits).await?;
+        let bodies = Bodies::default();
+        let callbacks = callbacks.sharing(&bodies);
         let (address, limits) = listen.api;
         let api_door = Door::bind("api", address, tls("api"), limits).await?;
+        let api_door = api_door.sharing(&bodies);
         let doors: BTreeMap<_, _> = [
             ("callbacks", callbacks.address()),
             ("api", api_door.address()),

@@ -13,7 +13,7 @@ use super::dead::Dead;
 use crate::delivery::state::Priority;
 use crate::egress::Egress;
 use crate::health::Health;
-use crate::http::audit::{Who, audited};
+use crate::http::audit::{Who, audited, note};
 use crate::http::listen::Request;
 use crate::http::problem::{self, Answer, Problem};
 use crate::inbound::accept::Inbox;
@@ -141,7 +141,14 @@ impl Socket {
                     max_priority: Priority::Critical,
                     rate: None,
                 };
-                return self.api.route(&request, &operator, true).await.1;
+                let (what, answer) = self.api.route(&request, &operator, true).await;
+                // What changes or ends a message is noted where it is done.
+                let is_new = matches!(what, "messages" | "cards" | "card" | "replies");
+                if is_new && request.head.method != Method::GET {
+                    let status = answer.status();
+                    note(&Who::Operator, what, &path, status.as_str());
+                }
+                return answer;
             }
         };
         match result {

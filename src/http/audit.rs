@@ -41,6 +41,17 @@ impl Who {
     }
 }
 
+/// Logs a change that was asked for, and what came of it.
+pub fn note(who: &Who, what: &str, about: &str, result: &str) {
+    let about = printable(about, TEXT_BYTES_MAX);
+    let result = printable(result, TEXT_BYTES_MAX);
+    tracing::info!(
+        target: "dingd::audit",
+        who = who.name(), door = who.door(), what, about, result,
+        "a change was asked for"
+    );
+}
+
 /// Does `work` to its end, even if whoever asked for it hangs up meanwhile, and logs what came of it.
 pub async fn audited<T: Send + 'static>(
     who: &Who,
@@ -49,18 +60,13 @@ pub async fn audited<T: Send + 'static>(
     show: fn(&T) -> String,
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
-    let (who, about) = (who.clone(), printable(about, TEXT_BYTES_MAX));
+    let (who, about) = (who.clone(), about.to_owned());
     let task = tokio::spawn(async move {
         let done = work.await;
         let result = done
             .as_ref()
             .map_or_else(|problem| problem.slug().to_owned(), show);
-        let result = printable(&result, TEXT_BYTES_MAX);
-        tracing::info!(
-            target: "dingd::audit",
-            who = who.name(), door = who.door(), what, about, result,
-            "a change was asked for"
-        );
+        note(&who, what, &about, &result);
         done
     });
     task.await.unwrap_or_else(|error| {

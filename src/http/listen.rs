@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::problem::{Answer, Problem};
@@ -49,6 +49,23 @@ impl Limits {
     };
 }
 
+/// Room for bodies, shared by all doors of the process, so that however many connections there are they fill
+/// no more memory than this. The first bytes of each body are free: whatever comes of large ones, what
+/// DingTalk sends has its place.
+#[derive(Debug, Clone)]
+pub struct Bodies(Arc<Semaphore>);
+
+/// Of all bodies together, beyond what is free, in KiB.
+const BODIES_KIB: usize = 48 * 1_024;
+/// Free for each body, in bytes.
+const BODY_FREE_BYTES: usize = 16 * 1_024;
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(BODIES_KIB)))
+    }
+}
+
 /// A bound door.
 #[derive(Debug)]
 pub struct Door {
@@ -56,6 +73,7 @@ pub struct Door {
     listener: Listener,
     tls: Option<Arc<Tls>>,
     limits: Limits,
+    bodies: Bodies,
 }
 
 #[derive(Debug)]
@@ -101,7 +119,15 @@ impl Door {
             listener: Listener::Tcp(listener),
             tls,
             limits,
+            bodies: Bodies::default(),
         })
+    }
+
+    /// Shares its room for bodies with other doors.
+    #[must_use]
+    pub fn sharing(self, bodies: &Bodies) -> Self {
+        let bodies = bodies.clone();
+        Self { bodies, ..self }
     }
 
     /// A door on a unix socket for `uid` and root.
@@ -111,6 +137,7 @@ impl Door {
             listener: Listener::Unix { listener, uid },
             tls: None,
             limits,
+            bodies: Bodies::default(),
         }
     }
 
@@ -159,6 +186,7 @@ impl Door {
                 name: self.name,
                 limits: self.limits,
                 tls: self.tls.clone(),
+                bodies: self.bodies.clone(),
                 watcher: graceful.watcher(),
             };
             let handle = handle.clone();
@@ -206,6 +234,7 @@ struct Connection {
     name: &'static str,
     limits: Limits,
     tls: Option<Arc<Tls>>,
+    bodies: Bodies,
     watcher: Watcher,
 }
 
@@ -238,10 +267,12 @@ impl Connection {
         Fut: Future<Output = Answer> + Send + 'static,
     {
         let (name, limits) = (self.name, self.limits);
+        let bodies = self.bodies;
         let service = service_fn(move |request| {
-            let handle = handle.clone();
+            let (handle, bodies) = (handle.clone(), bodies.clone());
             async move {
-                let answer = match read(request, limits).await {
+                let mut room = None;
+                let answer = match read(request, limits, &bodies, &mut room).await {
                     Ok(request) => handle(request).await,
                     Err(problem) => {
                         metrics::http_rejected(name, problem.slug());
@@ -271,7 +302,12 @@ impl Connection {
     }
 }
 
-async fn read(request: hyper::Request<Incoming>, limits: Limits) -> Result<Request, Problem> {
+async fn read(
+    request: hyper::Request<Incoming>,
+    limits: Limits,
+    bodies: &Bodies,
+    room: &mut Option<OwnedSemaphorePermit>,
+) -> Result<Request, Problem> {
     let (head, body) = request.into_parts();
     if head.headers.keys().any(|name| name.as_str().contains('_')) {
         // Proxies and applications disagree about what such a name means.
@@ -282,33 +318,61 @@ async fn read(request: hyper::Request<Incoming>, limits: Limits) -> Result<Reque
             "a header name contains `_`",
         ));
     }
-    let too_large = || {
-        let detail = format!("the body may have at most {} bytes", limits.body_bytes_max);
-        Problem::new(413, "body_too_large", "Body too large", detail)
-    };
     let deadline = Duration::from_millis(limits.body_timeout_ms);
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the body is limited and has a deadline"
-    )]
-    let collected = Limited::new(body, limits.body_bytes_max).collect();
-    match tokio::time::timeout(deadline, collected).await {
-        Ok(Ok(body)) => Ok(Request {
-            head,
-            body: body.to_bytes(),
-        }),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::new(
-            400,
-            "bad_body",
-            "Bad body",
-            "the body broke off",
-        )),
-        Err(_) => Err(Problem::new(
+    let whole = tokio::time::timeout(deadline, read_body(body, limits, bodies, room));
+    let body = whole.await.unwrap_or_else(|_| {
+        Err(Problem::new(
             408,
             "body_timeout",
             "Body too slow",
             "send the body faster",
-        )),
+        ))
+    })?;
+    Ok(Request { head, body })
+}
+
+/// Takes room as the bytes come, not as they are announced: announcing costs nothing.
+async fn read_body(
+    mut body: Incoming,
+    limits: Limits,
+    bodies: &Bodies,
+    room: &mut Option<OwnedSemaphorePermit>,
+) -> Result<Bytes, Problem> {
+    let mut parts: Vec<Bytes> = vec![];
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let broken = |_| Problem::new(400, "bad_body", "Bad body", "the body broke off");
+        let Ok(part) = frame.map_err(broken)?.into_data() else {
+            continue;
+        };
+        length += part.len();
+        if length > limits.body_bytes_max {
+            let detail = format!("the body may have at most {} bytes", limits.body_bytes_max);
+            return Err(Problem::new(
+                413,
+                "body_too_large",
+                "Body too large",
+                detail,
+            ));
+        }
+        let wanted = length.saturating_sub(BODY_FREE_BYTES).div_ceil(1_024);
+        let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if wanted > held {
+            let more = u32::try_from(wanted - held).unwrap_or(u32::MAX);
+            let more = bodies.0.clone().try_acquire_many_owned(more);
+            let more = more.map_err(|_| {
+                let detail = "too many large bodies at once";
+                Problem::unavailable("busy", detail, 1)
+            })?;
+            match room {
+                Some(room) => room.merge(more),
+                None => *room = Some(more),
+            }
+        }
+        parts.push(part);
     }
+    Ok(match parts.len() {
+        0 | 1 => parts.pop().unwrap_or_default(),
+        _ => parts.concat().into(),
+    })
 }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -27,8 +28,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::answer;
 use super::tls::provider;
+use super::{address, answer};
 use crate::clock::Clock;
 use crate::secret::printable;
 
@@ -340,8 +341,8 @@ impl Transport {
     }
 
     async fn dial(&self, origin: &Origin) -> Result<Wire, String> {
-        let address = (origin.host.as_str(), origin.port);
-        let stream = TcpStream::connect(address)
+        let addresses = addresses(origin).await?;
+        let stream = TcpStream::connect(addresses.as_slice())
             .await
             .map_err(|e| format!("cannot connect ({e})"))?;
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
@@ -378,6 +379,27 @@ impl Transport {
             since_ms: self.clock.mono_ms(),
         })
     }
+}
+
+/// Where the host is; an address that stands in the configuration was the operator's choice.
+async fn addresses(origin: &Origin) -> Result<Vec<SocketAddr>, String> {
+    let found = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await;
+    let found = found.map_err(|e| format!("cannot connect ({e})"))?;
+    let stays_here = !origin.tls && origin.is_loopback();
+    let mut good = vec![];
+    for place in found {
+        let chosen = origin.host.parse::<std::net::IpAddr>().is_ok();
+        match address::refusal(place.ip(), stays_here).filter(|_| !chosen) {
+            None => good.push(place),
+            Some(why) => {
+                return Err(format!(
+                    "its name leads to {}: {why}; see DNS and /etc/hosts",
+                    place.ip()
+                ));
+            }
+        }
+    }
+    Ok(good)
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -213,10 +213,10 @@ impl Sender {
             Verdict::Pause {
                 scope: Scope::Message,
                 wait: Wait::Growing(REST_MS),
-                reason: reason.clone(),
+                reason,
             }
         } else {
-            Verdict::Dead(reason.clone())
+            Verdict::Dead(reason)
         };
         (learnt, verdict)
     }

@@ -572,14 +572,13 @@ impl Sender {
         };
         let mut batch = Batch::default();
         let state = record::decode::<Live>(&live);
-        match &state {
-            Err(why) => batch.quarantine(place.live, &key, &live, why),
-            Ok(_) => {
-                batch.delete(place.live, key);
-                let payload = payload.unwrap_or_default();
-                if let Err(why) = record::decode::<Message>(&payload) {
-                    batch.quarantine(place.payload, &key, &payload, &why);
-                }
+        if let Err(why) = &state {
+            batch.quarantine(place.live, &key, &live, why);
+        } else {
+            batch.delete(place.live, key);
+            let payload = payload.unwrap_or_default();
+            if let Err(why) = record::decode::<Message>(&payload) {
+                batch.quarantine(place.payload, &key, &payload, &why);
             }
         }
         batch.add(place.quarantined, 1);

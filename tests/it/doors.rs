@@ -180,3 +180,46 @@ async fn slow_clients_are_let_go_and_disturb_nobody() {
     );
     stage.close().await;
 }
+
+/// Bodies that are large and never end: as many as there may be connections, they fill no more memory than
+/// there is room for, and small requests have theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_that_never_end_fill_bounded_memory_and_disturb_nobody() {
+    let stage = Stage::open().await;
+    let address = stage.daemon.api().trim_start_matches("http://").to_owned();
+    let rss_kib = || {
+        let status = format!("/proc/{}/status", stage.daemon.pid());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS"));
+        let number = line.unwrap().split_whitespace().nth(1).unwrap().to_owned();
+        number.parse::<u64>().unwrap()
+    };
+    let before_kib = rss_kib();
+    let head = format!(
+        "POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_TOKEN}\r\nContent-Length: 260000\r\n\r\n"
+    );
+    let part = [head.as_bytes(), &vec![b' '; 250_000]].concat();
+    let stalled = tokio::task::spawn_blocking(move || {
+        let mut stalled = vec![];
+        for _ in 0..600 {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            // Those for whom there is no room are told so and let go.
+            drop(stream.write_all(&part));
+            stalled.push(stream);
+        }
+        stalled
+    });
+    let stalled = stalled.await.unwrap();
+    let id = stage.send(&text_to(&robot(), "genuine")).await;
+    stage.reaches(&id, "sent").await;
+    let grown_kib = rss_kib() - before_kib;
+    assert!(
+        grown_kib < 100 * 1_024,
+        "150 MB were sent, it grew by {grown_kib} KiB"
+    );
+    let metrics = stage.metrics().await;
+    let refused = r#"dingd_http_rejected_total{listener="api",reason="busy"}"#;
+    assert!(metrics.contains(refused), "{metrics}");
+    drop(stalled);
+    stage.close().await;
+}

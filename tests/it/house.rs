@@ -204,7 +204,7 @@ fn every_slug_of_a_problem_is_in_both_readmes() {
             "Problem::from_reason(",
         ] {
             for call in text.split(made).skip(1) {
-                // The status is a number, the slug the first text.
+                // The status is a number, the slug the first text; one place has it in a variable.
                 let first = call.split('"').nth(1).unwrap();
                 let is_slug = first.bytes().all(|b| b == b'_' || b.is_ascii_lowercase());
                 if is_slug && !first.is_empty() {
@@ -213,6 +213,7 @@ fn every_slug_of_a_problem_is_in_both_readmes() {
             }
         }
     }
+    slugs.insert("card_route_differs".to_owned());
     assert!(slugs.len() > 25, "{slugs:?}");
     for readme in [
         include_str!("../../README.md"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dingd::sim::daemon::{Daemon, Signal};
 use dingd::sim::dingtalk::{Casing, Switches};
+use dingd::sim::platform::PlatformSwitches;
 use serde_json::json;
 
 use crate::support::{Stage, fast, program, robot, text_to, until};
@@ -259,6 +260,9 @@ async fn the_command_line_shows_and_sends() {
         .unwrap()
         .to_owned();
     stage.reaches(&id, "sent").await;
+    let log = stage.log();
+    let audited = |line: &str| line.contains("dingd::audit") && line.contains("operator");
+    assert!(log.lines().any(audited), "{log}");
     assert!(run(&["messages", "list"]).await.1.contains(&id));
     let newer = stage.send(&text_to(&robot(), "a second page")).await;
     let (_, page) = run(&["messages", "list", "--limit", "1"]).await;
@@ -565,9 +569,9 @@ async fn a_damaged_content_is_set_aside_in_both_directions_and_the_rest_goes_on(
         down: true,
         ..Switches::default()
     });
-    stage.platform.set(dingd::sim::platform::PlatformSwitches {
+    stage.platform.set(PlatformSwitches {
         status: Some(503),
-        ..Default::default()
+        ..PlatformSwitches::default()
     });
     let mut ids = vec![];
     for n in 0..3 {
@@ -604,7 +608,7 @@ async fn a_damaged_content_is_set_aside_in_both_directions_and_the_rest_goes_on(
         })
         .await;
     stage.box_.set(Switches::default());
-    stage.platform.set(Default::default());
+    stage.platform.set(PlatformSwitches::default());
     for id in [&ids[0], &ids[2]] {
         stage.reaches(id, "sent").await;
     }
