@@ -175,9 +175,20 @@ pub fn message(
     }
 }
 
-/// The key of a message: DingTalk's id of it.
-pub fn same_message(app: &App, message: &RobotMessage) -> Digest {
-    digest(&[b"robot message", app.name.as_bytes(), message.id.as_bytes()])
+/// The key of a message: DingTalk's id of it and what it says. Nothing but its time is signed, so that id alone
+/// could be used up by whoever knows it. The session is not among it: over Stream it is another one.
+fn same_message(app: &App, message: &RobotMessage) -> Digest {
+    let chat = message.chat.as_ref().map_or("", |chat| chat.as_str());
+    let said = [
+        app.name.as_str(),
+        &message.id,
+        chat,
+        message.user.as_deref().unwrap_or_default(),
+        &message.kind,
+        message.text.as_deref().unwrap_or_default(),
+    ];
+    let said = said.map(str::as_bytes);
+    digest(&[&[b"robot message".as_slice()], &said[..]].concat())
 }
 
 /// Anybody who saw one signature can write any URL into a message: only sessions at DingTalk's hosts are

@@ -2,6 +2,7 @@
 //! and no limit is passed afterwards.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,14 @@ use crate::support::{Dice, Stage, fast, long, other_event, patience, program, ro
 #[derive(Default)]
 struct Acknowledged {
     events: BTreeSet<usize>,
-    messages: Vec<String>,
+    messages: Vec<Sent>,
+}
+
+struct Sent {
+    id: String,
+    text: String,
+    /// Not to the robot, whose limit lets few through.
+    to_people: bool,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,7 +92,7 @@ async fn everything_is_accounted_for(stage: &Stage, acknowledged: &Acknowledged)
             .iter()
             .filter_map(|event| event.body["subject"].as_str())
             .collect();
-        for id in &acknowledged.messages {
+        for Sent { id, .. } in &acknowledged.messages {
             if !told.contains(id.as_str()) && stage.state(id).await.is_empty() {
                 return false;
             }
@@ -102,6 +110,21 @@ async fn everything_is_accounted_for(stage: &Stage, acknowledged: &Acknowledged)
         true
     })
     .await;
+    // What is said to be sent has arrived; the others are in digests.
+    let delivered = stage.box_.delivered();
+    let arrived: BTreeSet<_> = delivered.iter().map(|one| one.text.as_str()).collect();
+    let told = stage.events("dingd.message.finished");
+    for Sent { id, text, .. } in acknowledged.messages.iter().filter(|sent| sent.to_people) {
+        if !arrived.contains(text.as_str()) {
+            let end = told
+                .iter()
+                .find(|event| event.body["subject"] == id.as_str());
+            let end = end.map(|event| &event.body["data"]);
+            let is_merged =
+                end.is_some_and(|end| end["state"] == "merged" && end["merged_into"].is_string());
+            assert!(is_merged, "{text:?} did not arrive: {end:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,12 +247,16 @@ fn message_load(
     let acknowledged = acknowledged.clone();
     tokio::spawn(async move {
         for n in 0.. {
-            let to = if n % 8 == 0 {
-                robot()
-            } else {
+            static NUMBER: AtomicUsize = AtomicUsize::new(0);
+            let to_people = n % 8 != 0;
+            let to = if to_people {
                 json!({"users": ["manager0001"]})
+            } else {
+                robot()
             };
-            let body = json!({"to": to, "content": {"text": {"content": format!("{cycle}/{n}")}}});
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let text = format!("{cycle}/{n}/{number}");
+            let body = json!({"to": to, "content": {"text": {"content": text}}});
             let headers = [(
                 "authorization",
                 format!("Bearer {}", dingd::sim::daemon::API_TOKEN),
@@ -239,7 +266,12 @@ fn message_load(
                 && reply.status == 202
             {
                 let id = reply.json()["id"].as_str().unwrap().to_owned();
-                acknowledged.lock().unwrap().messages.push(id);
+                let sent = Sent {
+                    id,
+                    text,
+                    to_people,
+                };
+                acknowledged.lock().unwrap().messages.push(sent);
             }
         }
     })

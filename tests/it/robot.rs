@@ -277,6 +277,19 @@ async fn the_same_message_again_is_told_once_and_every_kind_is_told() {
         until(kind, async || told().await.is_some()).await;
     }
     assert_eq!(stage.events(MESSAGE).len(), count);
+    // The body is not signed: who makes one up under a known id does not take the place of the message.
+    let genuine = stage.box_.worded(&say(Words::Text("ack 123".into())));
+    let forged = genuine.replace("ack 123", "nothing");
+    assert_ne!(forged, genuine);
+    for body in [&forged, &genuine, &genuine] {
+        assert!(stage.box_.pass_on(body, Signed::Rightly).await.acknowledged);
+    }
+    until("both are told", async || {
+        stage.events(MESSAGE).len() == count + 2
+    })
+    .await;
+    let last = stage.events(MESSAGE).last().unwrap().body["data"].clone();
+    assert_eq!(last["text"], "ack 123");
     stage.close().await;
 }
 
