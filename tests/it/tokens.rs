@@ -62,19 +62,22 @@ async fn a_token_survives_a_restart_sealed_and_a_damaged_cache_costs_one_fetch()
     let stage = stage.crash().await;
     send(&stage).await;
     assert_eq!(stage.box_.token_fetches(), 1, "it was kept");
-    let stage = stage
-        .again(async |daemon, _| {
-            assert_eq!(daemon.terminate().await, Some(0));
-            for file in std::fs::read_dir(&cache).unwrap() {
-                let path = file.unwrap().path();
-                if path.is_file() {
-                    std::fs::write(&path, b"garbage").unwrap();
+    let mut stage = stage;
+    for (fetches, content) in [(2, &b"garbage"[..]), (3, b"")] {
+        stage = stage
+            .again(async |daemon, _| {
+                assert_eq!(daemon.terminate().await, Some(0));
+                for file in std::fs::read_dir(&cache).unwrap() {
+                    let path = file.unwrap().path();
+                    if path.is_file() {
+                        std::fs::write(&path, content).unwrap();
+                    }
                 }
-            }
-        })
-        .await;
-    send(&stage).await;
-    assert_eq!(stage.box_.token_fetches(), 2);
+            })
+            .await;
+        send(&stage).await;
+        assert_eq!(stage.box_.token_fetches(), fetches);
+    }
     let stage = stage
         .again(async |daemon, _| {
             assert_eq!(daemon.terminate().await, Some(0));
@@ -82,7 +85,7 @@ async fn a_token_survives_a_restart_sealed_and_a_damaged_cache_costs_one_fetch()
         })
         .await;
     send(&stage).await;
-    assert_eq!(stage.box_.token_fetches(), 3, "so does a deleted one");
+    assert_eq!(stage.box_.token_fetches(), 4, "so does a deleted one");
     stage.close().await;
 }
 
@@ -175,5 +178,61 @@ async fn an_outage_in_which_the_token_dies_is_recovered_from() {
         stage.state(&chat).await != "queued"
     })
     .await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_words_of_the_old_generation_renews_the_token_as_well() {
+    for refused in [
+        r#"{"errcode":88,"sub_code":"40014","sub_msg":"不合法的access_token"}"#,
+        r#"{"errcode":42001,"errmsg":"access_token expired"}"#,
+    ] {
+        let stage = Stage::with(unlimited(), |config| config).await;
+        let send = async || {
+            let body = text_to(&json!({"users": ["manager0001"]}), "x");
+            let id = stage.send(&body).await;
+            assert_eq!(stage.reaches(&id, "sent").await["attempts"], 1, "{refused}");
+        };
+        send().await;
+        stage.box_.expire_tokens();
+        stage.box_.set(Switches {
+            fail_next: [Wrong::json(200, refused)].into(),
+            ..Switches::default()
+        });
+        send().await;
+        assert_eq!(stage.box_.token_fetches(), 2);
+        stage.close().await;
+    }
+}
+
+/// Looked at every 30 s, so this takes a minute.
+#[tokio::test]
+async fn a_token_is_renewed_before_it_expires_and_a_valid_one_stays_in_use_if_that_fails() {
+    let settings = Settings {
+        token_life_s: 70,
+        ..unlimited()
+    };
+    let stage = Stage::with(settings, |config| config).await;
+    let send = async |text: &str| {
+        let id = stage
+            .send(&text_to(&json!({"users": ["manager0001"]}), text))
+            .await;
+        assert_eq!(stage.reaches(&id, "sent").await["attempts"], 1);
+    };
+    send("fetches one").await;
+    stage.box_.set(Switches {
+        down: true,
+        only: Some("/v1.0/oauth2".to_owned()),
+        ..Switches::default()
+    });
+    let failed = r#"dingd_token_refreshes_total{app="oncall",result="failed"} 1"#;
+    let started = std::time::Instant::now();
+    while !stage.metrics().await.contains(failed) {
+        assert!(started.elapsed().as_secs() < 69, "nobody tried to renew it");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(stage.box_.token_fetches(), 1);
+    send("uses it still").await;
+    stage.box_.set(Switches::default());
     stage.close().await;
 }
