@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize as _;
 
 use super::store::Store;
 use crate::delivery::random;
@@ -66,6 +67,12 @@ struct Kept {
     value: String,
     renew_ms: u64,
     expires_ms: u64,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.value.zeroize();
+    }
 }
 
 impl Tokens {
@@ -197,8 +204,8 @@ impl Tokens {
             .await
             .ok()?;
         let kept = store.get(app.name(), app.app.client_secret.clone()).await?;
-        let kept: Kept = serde_json::from_slice(&kept).ok()?;
-        let value = Secret::new(kept.value);
+        let mut kept: Kept = serde_json::from_slice(&kept).ok()?;
+        let value = Secret::new(std::mem::take(&mut kept.value));
         let token = Token {
             value: value.clone(),
             renew_ms: kept.renew_ms,

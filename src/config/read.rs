@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
+use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
@@ -304,7 +305,7 @@ impl<'a> Section<'a> {
             Value::Table(table) => self.secret_from(key, table),
             _ => Err("is neither a text nor a table".to_owned()),
         };
-        match found {
+        match found.map(Zeroizing::new) {
             // White space pasted with a secret is the usual cause of "authFailed".
             Ok(text) if !text.trim().is_empty() => Some(Secret::new(text.trim())),
             Ok(_) => {

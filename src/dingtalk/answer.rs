@@ -14,6 +14,8 @@ mod why;
 
 use std::borrow::Cow;
 
+use serde::Serialize;
+
 use self::body::{Body, Refusal, clean};
 use self::case::Case;
 use self::why::Why;
@@ -123,7 +125,7 @@ pub struct NoAnswer<'a> {
 }
 
 /// The vendor's error for the API problem document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VendorError {
     /// DingTalk's own code; of an `errcode` 88 the `sub_code` that it wraps.
     pub code: String,

@@ -7,6 +7,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::delivery::verdict::Reason;
+use crate::dingtalk::answer::VendorError;
 
 /// A complete answer.
 pub type Answer = Response<Full<Bytes>>;
@@ -21,6 +22,7 @@ pub struct Problem {
     retry_after_s: Option<u64>,
     reason: Option<&'static str>,
     fix: Option<(String, String)>,
+    dingtalk: Option<VendorError>,
 }
 
 impl Problem {
@@ -39,6 +41,7 @@ impl Problem {
             retry_after_s: None,
             reason: None,
             fix: None,
+            dingtalk: None,
         }
     }
 
@@ -88,6 +91,12 @@ impl Problem {
         self
     }
 
+    /// Says what DingTalk itself said.
+    #[must_use]
+    pub fn dingtalk(self, dingtalk: Option<VendorError>) -> Self {
+        Self { dingtalk, ..self }
+    }
+
     /// A refusal for a reason that messages can also end with.
     pub fn from_reason(
         status: u16,
@@ -132,6 +141,8 @@ impl Problem {
             fix_zh: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             fix_en: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            dingtalk: Option<&'a VendorError>,
         }
         let document = Document {
             kind: format!("urn:dingd:problem:{}", self.slug),
@@ -143,6 +154,7 @@ impl Problem {
             reason: self.reason,
             fix_zh: self.fix.as_ref().map(|(zh, _)| zh.as_str()),
             fix_en: self.fix.as_ref().map(|(_, en)| en.as_str()),
+            dingtalk: self.dingtalk.as_ref(),
         };
         let mut answer = json(self.status.as_u16(), &document);
         let headers = answer.headers_mut();

@@ -15,6 +15,7 @@ use crate::dingtalk::envelope::percent_encode;
 use crate::egress::call::{Judged, Request};
 use crate::egress::{App, CardCallback, Egress, Permit, app_keys};
 use crate::http::problem::Problem;
+use crate::http::transport::Reply;
 use crate::outbound::accept::Outbox;
 use crate::outbound::request::app;
 use crate::secret::{Secret, printable};
@@ -131,7 +132,9 @@ fn route(app: &App, public_url: Option<&str>) -> Result<Route, Problem> {
 /// Whether what is registered now is what was to be.
 fn check(route: &Route, judged: &Judged) -> Result<(), Problem> {
     let Verdict::Sent { handle } = &judged.verdict else {
-        return Err(refused(judged.verdict.reason()));
+        let said = judged.reply.as_ref().map(answer_of);
+        let said = said.and_then(|answer| answer::vendor_error(&answer));
+        return Err(refused(judged.verdict.reason()).dingtalk(said));
     };
     let registered = handle.as_deref().unwrap_or_default();
     let differs = |slug, title, detail: String| {
@@ -149,13 +152,7 @@ fn check(route: &Route, judged: &Judged) -> Result<(), Problem> {
         return differs("card_route_differs", "Another URL is registered", detail);
     }
     let other_secret = judged.reply.as_ref().is_some_and(|reply| {
-        let answer = Answer {
-            status: reply.status,
-            body: &reply.body,
-            body_complete: reply.body_complete,
-            retry_after_s: None,
-        };
-        answer::quotes_another_secret(&answer, route.secret.expose())
+        answer::quotes_another_secret(&answer_of(reply), route.secret.expose())
     });
     if other_secret {
         let detail = format!(
@@ -165,6 +162,15 @@ fn check(route: &Route, judged: &Judged) -> Result<(), Problem> {
         return differs("card_route_differs", "Another secret is registered", detail);
     }
     Ok(())
+}
+
+fn answer_of(reply: &Reply) -> Answer<'_> {
+    Answer {
+        status: reply.status,
+        body: &reply.body,
+        body_complete: reply.body_complete,
+        retry_after_s: None,
+    }
 }
 
 fn refused(reason: Option<&Reason>) -> Problem {
