@@ -1,19 +1,18 @@
 //! Words for people, JSON for programs.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use serde_json::Value;
 
-/// Prints a line for whoever asked.
-#[expect(clippy::print_stdout, reason = "this is what a command is for")]
+/// Prints a line for whoever asked. Who has read enough (`| head`) misses nothing.
 pub(super) fn say(line: &str) {
-    println!("{line}");
+    drop(writeln!(std::io::stdout(), "{line}"));
 }
 
 /// Prints a line about what went wrong.
-#[expect(clippy::print_stderr, reason = "this is what a command is for")]
 pub(super) fn complain(line: &str) {
-    eprintln!("{line}");
+    drop(writeln!(std::io::stderr(), "{line}"));
 }
 
 /// Prints JSON.

@@ -277,6 +277,15 @@ async fn the_command_line_shows_and_sends() {
             .contains("\"hello\""),
         "the operator sees contents"
     );
+    // Piped into something that has read enough.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut status = tokio::process::Command::new(program());
+    status
+        .args(["status", "--config"])
+        .arg(&config)
+        .stdout(writer);
+    assert_eq!(status.status().await.unwrap().code(), Some(0));
     let (code, text) = run(&["messages", "cancel", &id]).await;
     assert_eq!(code, Some(1));
     assert!(text.contains("not_cancellable"), "{text}");
