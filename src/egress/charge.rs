@@ -293,3 +293,27 @@ fn paused_before() -> Reason {
         "It ends by itself; the log from before the start says why (DingTalk made us pause).",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows as they are on disk; what is written now must stay readable as well.
+    #[test]
+    fn a_pause_is_read_as_every_build_wrote_it() {
+        let read = |body: &str| record::decode::<Paused>(&record::frame(body.as_bytes())).unwrap();
+        assert!(matches!(
+            read("1760000000000"),
+            Paused::Until(1_760_000_000_000)
+        ));
+        let growing = r#"{"until_ms":1760000000000,"step_ms":60000,"left_ms":59000}"#;
+        assert!(matches!(
+            read(growing),
+            Paused::Growing {
+                until_ms: 1_760_000_000_000,
+                step_ms: 60_000,
+                left_ms: 59_000
+            }
+        ));
+    }
+}
