@@ -100,6 +100,14 @@ impl Titles {
     }
 
     /// Returns whether the name was found.
+    /// Another name is known: no trouble is left if it was the last one.
+    fn found(&self, app: &str) {
+        let nameless = self.chats.nameless();
+        if nameless.iter().filter(|(of, ..)| of == app).count() <= 1 {
+            self.health.recovered(&trouble(app));
+        }
+    }
+
     async fn look_up(&self, app: &App, id: &ChatId, code: Option<String>) -> bool {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -163,6 +171,7 @@ impl Titles {
             }
             return false;
         };
+        self.found(&app.name);
         let change = Change::Titled {
             title,
             at_ms: asked_ms,
