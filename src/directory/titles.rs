@@ -99,7 +99,6 @@ impl Titles {
         }
     }
 
-    /// Returns whether the name was found.
     /// Another name is known: no trouble is left if it was the last one.
     fn found(&self, app: &str) {
         let nameless = self.chats.nameless();
@@ -108,6 +107,7 @@ impl Titles {
         }
     }
 
+    /// Returns whether the name was found.
     async fn look_up(&self, app: &App, id: &ChatId, code: Option<String>) -> bool {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
