@@ -218,14 +218,12 @@ impl Egress {
         }
     }
 
-    /// Counts a call that had no charge, one that shows people nothing and that a crash may forget, and
-    /// writes the pause that came of it.
+    /// Charges and counts a call for which no intent was written: one that shows people nothing, and that is
+    /// forgotten only if the process dies while it is under way.
     pub fn counted(&self, settled: Settled) {
+        let id = ChargeId(self.charges.next.fetch_add(1, Ordering::Relaxed));
         let mut batch = Batch::default();
-        for entry in settled.entries {
-            entry.write(&mut batch);
-        }
-        self.paused(&mut batch, settled.pause);
+        self.charged(&mut batch, id, settled);
         self.write(batch);
     }
 

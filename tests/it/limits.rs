@@ -67,6 +67,35 @@ async fn a_restart_knows_what_was_sent_before_it() {
     stage.close().await;
 }
 
+/// Calls that carry no message count as well: tokens and look-ups.
+#[tokio::test]
+async fn a_restart_knows_the_token_that_was_fetched_before_it() {
+    let edit = |config: String| {
+        let window = "[limits.egress]\nwindow_s = 1.0\n";
+        assert!(config.contains(window));
+        config.replace(window, "[limits.egress]\nwindow_s = 600\n")
+    };
+    let stage = Stage::with(fast(), edit).await;
+    let id = stage
+        .send(&text_to(&json!({"users": ["manager0001"]}), "x"))
+        .await;
+    stage.reaches(&id, "sent").await;
+    let used = stage.box_.requests().len();
+    assert_eq!(used, 2, "the token and the message");
+    let stage = stage.crash().await;
+    stage.box_.set(dingd::sim::dingtalk::Switches {
+        refuse: true,
+        ..Default::default()
+    });
+    let reply = stage.post(&text_to(&robot(), "x")).await;
+    let told = reply.header("ratelimit").unwrap().to_owned();
+    let left = told.split("\"egress\";r=").nth(1).unwrap();
+    let left: usize = left.split(';').next().unwrap().parse().unwrap();
+    assert!((7_996..=7_998).contains(&left), "{told}");
+    stage.box_.set(dingd::sim::dingtalk::Switches::default());
+    stage.close().await;
+}
+
 #[tokio::test]
 async fn calls_of_one_api_stay_below_its_rate() {
     let users: Vec<_> = (0..120)
