@@ -123,23 +123,22 @@ impl<K, T, G> Default for Lanes<K, T, G> {
 
 impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     /// Puts `item` at the end of its lane. If the lane was empty the item is due at `due_ms`
-    /// (monotonic; 0 = now). Returns whether a head that fails stepped aside for it.
-    pub fn push(&mut self, key: &K, priority: Priority, item: T, due_ms: u64) -> bool {
+    /// (monotonic; 0 = now). Returns the head, if it fails and stepped aside for it.
+    pub fn push(&mut self, key: &K, priority: Priority, item: T, due_ms: u64) -> Option<T> {
         let id = self.lane(key, priority);
-        let Some(lane) = self.slots.get_mut(id.0) else {
-            return false;
-        };
+        let lane = self.slots.get_mut(id.0)?;
         self.items.push_back(&mut lane.queue, item);
         lane.has_backlog |= lane.queue.len() > 1;
         match lane.waits {
             Waits::Nothing => self.sleep(id, due_ms),
             Waits::Moment(head_due_ms) if lane.steps_aside => {
                 self.sleeping.remove(&(head_due_ms, id));
-                return self.step_aside(id, head_due_ms);
+                let head = self.items.front(&lane.queue);
+                return head.filter(|_| self.step_aside(id, head_due_ms));
             }
             _ => {}
         }
-        false
+        None
     }
 
     /// Whether a lane's head waits for a time that has not come: it failed, and what comes behind it waits
@@ -542,13 +541,11 @@ mod tests {
         let (id, _) = take(&mut lanes, 0).unwrap();
         assert!(!lanes.land(id, again(3_600_000), 0));
         assert!(lanes.next(60_000).is_none());
-        assert!(lanes.push(&"a", Priority::Normal, 2, 0));
+        assert_eq!(lanes.push(&"a", Priority::Normal, 2, 0), Some(1));
         let (id, item) = take(&mut lanes, 60_000).unwrap();
         assert_eq!(item, 2);
-        assert!(
-            !lanes.push(&"a", Priority::Normal, 3, 0),
-            "it does not fail"
-        );
+        let aside = lanes.push(&"a", Priority::Normal, 3, 0);
+        assert_eq!(aside, None, "it does not fail");
         lanes.land(id, Landed::Settled, 60_000);
         let (id, item) = take(&mut lanes, 60_000).unwrap();
         assert_eq!(item, 3);

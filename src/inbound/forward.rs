@@ -175,7 +175,8 @@ impl Work {
                     self.forwarder.asking.not_now(seq);
                 }
                 let item = (seq, index);
-                if self.lanes.push(&lane, Priority::Normal, item, due_ms) {
+                let aside = self.lanes.push(&lane, Priority::Normal, item, due_ms);
+                if aside.is_some() {
                     metrics::reordered();
                 }
             }

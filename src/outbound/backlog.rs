@@ -145,7 +145,8 @@ impl Backlog {
             .saturating_sub(wall_ms)
             .min(DINGTALK.cap_ms);
         let due_ms = if left_ms == 0 { 0 } else { mono_ms + left_ms };
-        if self.lanes.push(&lane, live.priority, seq, due_ms) {
+        if let Some(head) = self.lanes.push(&lane, live.priority, seq, due_ms) {
+            self.stepped_aside(head);
             metrics::reordered();
         }
     }
@@ -339,10 +340,15 @@ impl Backlog {
             entry.fold = Fold::Never;
         }
         if reordered {
-            self.reordered.insert(seq);
-            let parts = self.folded.get(&seq).into_iter().flatten();
-            self.reordered.extend(parts.map(|(part, _)| *part));
+            self.stepped_aside(seq);
         }
+    }
+
+    /// A head, with what is in it, is not in its order any more.
+    fn stepped_aside(&mut self, seq: u64) {
+        self.reordered.insert(seq);
+        let parts = self.folded.get(&seq).into_iter().flatten();
+        self.reordered.extend(parts.map(|(part, _)| *part));
     }
 
     /// Whether `seq` waits and is not under way.
