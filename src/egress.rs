@@ -257,7 +257,7 @@ impl Egress {
         let now_ms = self.clock.mono_ms();
         let jitter = crate::delivery::random::share();
         self.limits()
-            .release(&permit.keys, said_of_host(verdict), now_ms, jitter);
+            .release(&permit.keys, said_by(verdict), now_ms, jitter);
         self.report_breakers(&permit.keys, verdict);
         let pause = self.pause(&permit.keys, verdict);
         let mut entries = vec![];
@@ -444,7 +444,7 @@ impl Drop for Permit {
 }
 
 /// What a call says about whoever is at the other end.
-fn said_of_host(verdict: &Verdict) -> Said {
+fn said_by(verdict: &Verdict) -> Said {
     match verdict {
         Verdict::Retry(reason) if reason.code == UNREACHABLE => Said::Failed(Failure::Connection),
         Verdict::Retry(_) | Verdict::Unknown(_) => Said::Failed(Failure::Server),

@@ -252,7 +252,11 @@ impl Chat {
             }
             Change::Uninstalled { at_ms, disbanded } => {
                 if *at_ms < self.state_at_ms {
-                    return false;
+                    // Older than the app's leave, which came with it.
+                    let is_gone = *disbanded && self.installed_at_ms.is_none_or(|at| at < *at_ms);
+                    let is_news = is_gone && !self.disbanded;
+                    self.disbanded |= is_gone;
+                    return is_news;
                 }
                 self.state = Some(ChatState::Uninstalled);
                 self.state_at_ms = *at_ms;
@@ -343,6 +347,24 @@ mod tests {
             assert_eq!(chat.state, Some(ChatState::Installed), "{order:?}");
             assert_eq!(chat.title.as_deref(), Some("new"), "{order:?}");
             assert_eq!(chat.installed_at_ms, Some(30), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_that_was_disbanded_stays_so_when_its_app_leaves_with_it() {
+        let left = |at_ms, disbanded| Change::Uninstalled { at_ms, disbanded };
+        let changes = [installed(10), left(15, true), left(20, false)];
+        let mut orders = vec![];
+        permutations(&mut (0..changes.len()).collect(), 0, &mut orders);
+        for order in orders {
+            let mut chat = Chat::unknown("a", &id());
+            for index in &order {
+                chat.apply(&changes[*index]);
+            }
+            assert!(chat.disbanded, "{order:?}");
+            assert_eq!(chat.state, Some(ChatState::Uninstalled), "{order:?}");
+            chat.apply(&installed(30));
+            assert!(!chat.disbanded, "another group of that id, {order:?}");
         }
     }
 

@@ -49,9 +49,9 @@ impl Limits {
     };
 }
 
-/// Room for bodies, shared by all doors of the process, so that however many connections there are they fill
-/// no more memory than this. The first bytes of each body are free: whatever comes of large ones, what
-/// DingTalk sends has its place.
+/// Room for bodies, of the doors that share it: however many connections they have, they fill no more memory
+/// than this and what is free for each. The first bytes of a body are free, so that whatever comes of large
+/// ones, what DingTalk sends has its place.
 #[derive(Debug, Clone)]
 pub struct Bodies(Arc<Semaphore>);
 
@@ -361,8 +361,11 @@ async fn read_body(
             let more = u32::try_from(wanted - held).unwrap_or(u32::MAX);
             let more = bodies.0.clone().try_acquire_many_owned(more);
             let more = more.map_err(|_| {
-                let detail = "too many large bodies at once";
-                Problem::unavailable("busy", detail, 1)
+                let detail = "too many large bodies are being sent at once";
+                Problem::unavailable("busy", detail, 1).fix(
+                    "稍后重试；若持续出现，检查是谁在发送大请求（dingd_http_rejected_total）。",
+                    "Try again; if it lasts, find who sends large bodies (dingd_http_rejected_total).",
+                )
             })?;
             match room {
                 Some(room) => room.merge(more),

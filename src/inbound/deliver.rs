@@ -245,10 +245,14 @@ impl Delivery {
                 let down = down.then_some(Failure::Server);
                 failed(format!("HTTP {}", reply.status), reply.retry_after_s, down)
             }
-            Err(failure) if failure.request_may_have_left => {
-                failed(failure.detail, None, Some(Failure::Server))
+            Err(failure) => {
+                let kind = if failure.request_may_have_left {
+                    Failure::Server
+                } else {
+                    Failure::Connection
+                };
+                failed(failure.detail, None, Some(kind))
             }
-            Err(failure) => failed(failure.detail, None, Some(Failure::Connection)),
         }
     }
 }

@@ -12,10 +12,10 @@ use crate::http::problem::{self, Answer};
 /// Where a message is to go, as far as limits see it.
 #[derive(Debug)]
 pub(super) struct Place {
-    pub(super) route: Route,
-    pub(super) app: String,
-    pub(super) target: String,
-    pub(super) critical: bool,
+    route: Route,
+    app: String,
+    target: String,
+    critical: bool,
 }
 
 impl Place {

@@ -188,6 +188,30 @@ async fn a_group_whose_calls_fail_waits_and_holds_up_nobody_else() {
     stage.close().await;
 }
 
+/// DingTalk speaks of a conversation, and the call has none: what is paused instead is told until it is over.
+#[tokio::test]
+async fn a_pause_is_told_by_what_is_paused() {
+    let stage = Stage::open().await;
+    let body = r#"{"code":"send.too.fast","message":"发送过快"}"#;
+    stage.box_.set(Switches {
+        fail_next: [Wrong::json(400, body)].into(),
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&people(), "x")).await;
+    until("it is reported", async || {
+        let degraded = stage.ready().await["degraded"].to_string();
+        degraded.contains("app_api until") && !degraded.contains("chat until")
+    })
+    .await;
+    let metrics = stage.metrics().await;
+    assert!(
+        metrics.contains(r#"dingd_pauses_total{limit="app_api","#),
+        "{metrics}"
+    );
+    stage.reaches(&id, "queued").await;
+    stage.close().await;
+}
+
 /// A token's fetch is charged to no message; what DingTalk imposed at it is known all the same.
 #[tokio::test]
 async fn a_ban_that_a_token_fetch_met_survives_a_crash() {

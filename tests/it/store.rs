@@ -550,6 +550,32 @@ fn each_call(least: u64, plan: impl Fn(u64) -> Plan, judge: impl Fn(bool)) {
     }
 }
 
+/// A clock that was a year ahead when they ended; it is right again.
+#[test]
+fn ends_in_the_future_do_not_hold_up_what_is_old() {
+    let store = Store::open(&made()).unwrap();
+    // More than are looked at in one step.
+    for end in std::iter::repeat_n(1_000_000, 2_500).chain([0]) {
+        let mut batch = Batch::default();
+        let seq = store.queue.reserve();
+        store.queue.append_settled(&mut batch, seq, b"x", &end);
+        store.journal.submit(batch, |result| result.unwrap());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let step = async || {
+        let (journal, queue) = (&store.journal, &store.queue);
+        store
+            .retention
+            .step(journal, queue, RETAINED, 100, ended)
+            .await
+    };
+    let removed: usize = (0..3).map(|_| runtime.block_on(step())).sum();
+    assert_eq!(removed, 1, "the old one behind them");
+    store.journal.close();
+}
+
 #[test]
 fn damage_anywhere_is_noticed() {
     let mut dice = Dice::new(7);

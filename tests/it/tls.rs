@@ -43,6 +43,19 @@ fn client_of(authority: &CertifiedIssuer<'static, KeyPair>) -> (String, String) 
     (made.pem(), key.serialize_pem())
 }
 
+/// A stage whose callbacks door has the files of `dir` and these limits, and where that door is.
+async fn callbacks_over_tls(dir: &Path, limits: &str) -> (Stage, String) {
+    let dir = dir.display();
+    let door = format!(
+        "{limits}\ntls = {{ cert_file = \"{dir}/cert.pem\", key_file = \"{dir}/key.pem\" }}\n"
+    );
+    let edit = |config: String| config.replacen("tls = false\n", &door, 1);
+    let stage = Stage::with(fast(), edit).await;
+    let address = stage.daemon.callbacks().trim_start_matches("http://");
+    let address = address.to_owned();
+    (stage, address)
+}
+
 async fn connect(
     address: &str,
     name: &str,
@@ -77,16 +90,7 @@ async fn connect(
 async fn a_certificate_is_renewed_without_dropping_a_connection_and_a_broken_one_is_not_taken() {
     let tls = tempfile::tempdir().unwrap();
     let first = certificate(tls.path(), "first.example");
-    let dir = tls.path().display().to_string();
-    let edit = |config: String| {
-        config.replacen("tls = false\n", &format!("header_timeout_ms = 60000\ntls = {{ cert_file = \"{dir}/cert.pem\", key_file = \"{dir}/key.pem\" }}\n"), 1)
-    };
-    let stage = Stage::with(fast(), edit).await;
-    let address = stage
-        .daemon
-        .callbacks()
-        .trim_start_matches("http://")
-        .to_owned();
+    let (stage, address) = callbacks_over_tls(tls.path(), "header_timeout_ms = 60000").await;
     let mut old = connect(&address, "first.example", &first.cert.pem(), None)
         .await
         .unwrap();
@@ -196,16 +200,8 @@ async fn the_api_door_takes_only_clients_of_its_ca_and_notices_another_ca() {
 async fn whoever_does_not_finish_the_handshake_is_let_go_and_counted() {
     let tls = tempfile::tempdir().unwrap();
     let server = certificate(tls.path(), "dingd.example").cert.pem();
-    let dir = tls.path().display().to_string();
-    let edit = |config: String| {
-        config.replacen("tls = false\n", &format!("connections_max = 2\nhandshake_timeout_ms = 300\ntls = {{ cert_file = \"{dir}/cert.pem\", key_file = \"{dir}/key.pem\" }}\n"), 1)
-    };
-    let stage = Stage::with(fast(), edit).await;
-    let address = stage
-        .daemon
-        .callbacks()
-        .trim_start_matches("http://")
-        .to_owned();
+    let limits = "connections_max = 2\nhandshake_timeout_ms = 300";
+    let (stage, address) = callbacks_over_tls(tls.path(), limits).await;
     // More than there is room for, so that the last come in when the first were let go.
     let mut silent = vec![];
     for _ in 0..4 {

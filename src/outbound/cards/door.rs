@@ -85,15 +85,14 @@ impl Api {
         let once = self.outbox.once(&client.name, key.as_deref(), &whole).await;
         let once = once.map_err(refuse)?;
         let change = ask::change(&request.body, client);
-        let app = change
-            .as_ref()
-            .ok()
-            .and_then(|change| change.app.as_deref());
-        let card = self.card(app, &id, who).await;
+        let found = match &change {
+            Ok(change) => self.card(change.app.as_deref(), &id, who).await,
+            Err(problem) => Err(problem.clone()),
+        };
         let priority = change.as_ref().ok().and_then(|change| change.priority);
         let priority = priority.unwrap_or(Priority::Normal);
         let settings = self.outbox.settings.load_full();
-        let tell = |answer| match &card {
+        let tell = |answer| match &found {
             Ok((card, _)) => {
                 let route = change_route(card.generation);
                 let place = Place::of_change(route, &card.app, priority);
@@ -106,7 +105,7 @@ impl Api {
             return Ok(tell(accepted(200, &answer, true)));
         }
         let change = change.map_err(refuse)?;
-        let (card, _) = card.as_ref().map_err(|problem| refuse(problem.clone()))?;
+        let (card, _) = found.as_ref().map_err(|problem| refuse(problem.clone()))?;
         let refused = |problem: Problem| {
             metrics::admission(Some(priority), "refused", problem.slug());
             tell(problem.answer())
