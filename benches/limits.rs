@@ -8,7 +8,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dingd::egress::limit::{Key, Kind, Limits, Rule, Rules, Said};
+use dingd::egress::breakers::Said;
+use dingd::egress::limit::{Key, Kind, Limits, Rule, Rules};
 
 const KEYS: u64 = 100_000;
 const WINDOW_MS: u64 = 60_000;

@@ -1,10 +1,11 @@
 //! The one way out to DingTalk: every call passes its limits, is judged, and teaches them.
 //!
 //! [`limit`] windows, pauses and breakers, in one place for all apps, robots and calls · `ends` what a window
-//! remembers · `pause` a stop, and the careful start after it ·
+//! remembers · `pause` a stop, and the careful start after it · [`breakers`] who is left alone because calls fail ·
 //! [`call`] one request, one verdict · [`charge`] what calls cost, kept on disk so that a restart
 //! passes no limit · [`ledger`] what was used of the month, [`month`] its days, [`quota`] how it is told.
 
+pub mod breakers;
 pub mod call;
 pub mod charge;
 mod ends;
@@ -28,8 +29,9 @@ use crate::health::Health;
 use crate::http::transport::{Origin, Transport};
 use crate::journal::Journal;
 use crate::secret::Secret;
+use breakers::Said;
 use ledger::{Entry, Ledger, Metered};
-use limit::{Full, Key, Kind, Limits, Rules, Said, Standing};
+use limit::{Full, Key, Kind, Limits, Rules, Standing};
 
 /// A self-built app as DingTalk knows it.
 #[derive(Debug, Clone)]

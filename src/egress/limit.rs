@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
+use super::breakers::{Breakers, Said};
 use super::ends::Ends;
 use super::pause::Pause;
-use crate::delivery::breaker::{Breaker, Failure, State};
+use crate::delivery::breaker::State;
 use crate::delivery::verdict::Wait;
 
 /// Calls in flight to one host.
@@ -162,17 +163,6 @@ pub struct Full {
     pub until_ms: u64,
 }
 
-/// What a call says about the other end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Said {
-    /// It works, whatever it thinks of the message.
-    Works,
-    /// It does not.
-    Failed(Failure),
-    /// Nothing.
-    Nothing,
-}
-
 /// How a limit stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
@@ -194,9 +184,7 @@ pub struct Limits {
     rules: Rules,
     gates: HashMap<Key, Gate>,
     pauses: HashMap<Key, Pause>,
-    breakers: HashMap<Key, Breaker>,
-    /// Whose call each host failed last: one that fails again and again says no more about the host.
-    failed_last: HashMap<Key, Key>,
+    pub(super) breakers: Breakers,
 }
 
 #[derive(Debug, Default)]
@@ -213,8 +201,7 @@ impl Limits {
             rules,
             gates: HashMap::new(),
             pauses: HashMap::new(),
-            breakers: HashMap::new(),
-            failed_last: HashMap::new(),
+            breakers: Breakers::default(),
         }
     }
 
@@ -239,24 +226,15 @@ impl Limits {
             self.check(*key, critical, now_ms)?;
         }
         for key in keys {
-            if key.kind == Kind::Host {
-                self.breakers
-                    .entry(*key)
-                    .or_insert_with(|| Breaker::new(HOST_CALLS_MAX));
-            }
-            if let Some(breaker) = self.breakers.get_mut(key) {
-                let was = breaker.state();
-                if let Err(until_ms) = breaker.acquire(now_ms) {
-                    // Undo what was taken.
-                    let until_ms = until_ms.unwrap_or(now_ms + LOOK_AGAIN_MS);
-                    let taken: Vec<_> = keys.iter().copied().take_while(|k| k != key).collect();
-                    self.give_back(&taken);
-                    return Err(Full {
-                        key: *key,
-                        until_ms,
-                    });
-                }
-                report(*key, was, breaker.state());
+            if let Err(until_ms) = self.breakers.acquire(*key, now_ms) {
+                // Undo what was taken.
+                let until_ms = until_ms.unwrap_or(now_ms + LOOK_AGAIN_MS);
+                let taken: Vec<_> = keys.iter().copied().take_while(|k| k != key).collect();
+                self.give_back(&taken);
+                return Err(Full {
+                    key: *key,
+                    until_ms,
+                });
             }
             if key.kind != Kind::Host {
                 let gate = self.gates.entry(*key).or_default();
@@ -342,11 +320,9 @@ impl Limits {
     /// reached, about the conversation.
     pub fn release(&mut self, keys: &[Key], said: Said, now_ms: u64, jitter: f64) {
         for key in keys {
-            let said = match key.kind {
-                Kind::Host => self.said_of_host(*key, keys, said),
-                _ => said,
-            };
-            self.teach_breaker(*key, said, now_ms, jitter);
+            let in_flight = self.gates.get(key).map_or(0, |gate| gate.in_flight);
+            self.breakers
+                .teach(*key, keys, in_flight, said, (now_ms, jitter));
             if key.kind == Kind::Host {
                 continue;
             }
@@ -365,57 +341,10 @@ impl Limits {
         }
     }
 
-    /// What a call says of its host: a conversation that failed last and fails again, nothing new.
-    fn said_of_host(&mut self, host: Key, keys: &[Key], said: Said) -> Said {
-        let conversation = keys.iter().find(|key| key.is_conversation());
-        match (said, conversation) {
-            (Said::Failed(Failure::Server), Some(key)) => {
-                match self.failed_last.insert(host, *key) {
-                    Some(last) if last == *key => Said::Nothing,
-                    _ => said,
-                }
-            }
-            (Said::Works, _) => {
-                self.failed_last.remove(&host);
-                said
-            }
-            _ => said,
-        }
-    }
-
-    /// A host always has a breaker; a conversation has one from its first failure until it works as before.
-    fn teach_breaker(&mut self, key: Key, said: Said, now_ms: u64, jitter: f64) {
-        let is_conversation = key.is_conversation();
-        let said = match said {
-            // Nothing came to the conversation.
-            Said::Failed(Failure::Connection) if is_conversation => Said::Nothing,
-            said => said,
-        };
-        if is_conversation && matches!(said, Said::Failed(_)) {
-            // With the calls that are under way already.
-            let in_flight = self.gates.get(&key).map_or(0, |gate| gate.in_flight);
-            self.breakers
-                .entry(key)
-                .or_insert_with(|| Breaker::with(HOST_CALLS_MAX, in_flight));
-        }
-        let Some(breaker) = self.breakers.get_mut(&key) else {
-            return;
-        };
-        let was = breaker.state();
-        match said {
-            Said::Works => breaker.succeeded(now_ms),
-            Said::Failed(failure) => breaker.failed(failure, now_ms, jitter),
-            Said::Nothing => breaker.release(),
-        }
-        report(key, was, breaker.state());
-    }
-
     /// A place was taken but no call was made.
     pub fn give_back(&mut self, keys: &[Key]) {
         for key in keys {
-            if let Some(breaker) = self.breakers.get_mut(key) {
-                breaker.release();
-            }
+            self.breakers.give_back(*key);
             if let Some(gate) = self.gates.get_mut(key) {
                 gate.in_flight = gate.in_flight.saturating_sub(1);
             }
@@ -457,7 +386,7 @@ impl Limits {
 
     /// Whether calls to this host are held back.
     pub fn is_open(&self, key: Key) -> bool {
-        let state = self.breakers.get(&key).map(Breaker::state);
+        let state = self.breakers.state(key);
         state.is_some_and(|state| state != State::Closed)
     }
 
@@ -468,8 +397,7 @@ impl Limits {
 
     /// How many calls `key` allows now.
     pub fn capacity(&mut self, key: Key, now_ms: u64) -> usize {
-        let breaker = self.breakers.get(&key);
-        let breaker = breaker.map_or(HOST_CALLS_MAX as usize, |one| one.capacity(now_ms));
+        let breaker = self.breakers.capacity(key, now_ms);
         if key.kind == Kind::Host || breaker == 0 {
             return breaker;
         }
@@ -489,7 +417,7 @@ impl Limits {
 
     /// When those who wait for `key` should try again; always later than now.
     pub fn free_at(&mut self, key: Key, critical: bool, now_ms: u64) -> u64 {
-        if let Some(State::Open { until_ms }) = self.breakers.get(&key).map(Breaker::state)
+        if let Some(State::Open { until_ms }) = self.breakers.state(key)
             && until_ms > now_ms
         {
             return until_ms;
@@ -502,13 +430,7 @@ impl Limits {
 
     /// Forgets what is idle; returns the kinds that are paused now.
     pub fn sweep(&mut self, now_ms: u64) -> BTreeSet<Kind> {
-        let mut paused = BTreeSet::new();
-        self.breakers.retain(|key, breaker| {
-            if breaker.state() != State::Closed {
-                paused.insert(key.kind);
-            }
-            key.kind == Kind::Host || !breaker.is_forgotten(now_ms)
-        });
+        let mut paused = self.breakers.sweep(now_ms);
         self.pauses.retain(|key, pause| {
             if pause.holds(now_ms) {
                 paused.insert(key.kind);
@@ -561,22 +483,12 @@ impl Gate {
     }
 }
 
-fn report(key: Key, was: State, is: State) {
-    if was.number() == is.number() {
-        return;
-    }
-    if key.kind == Kind::Host {
-        crate::metrics::breaker(super::host_name(key), is.number());
-    } else {
-        crate::metrics::breaker_of_many(key.kind.label(), is.number());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::delivery::breaker::Failure;
 
     const ROBOT: Key = Key {
         kind: Kind::Robot,
@@ -719,86 +631,6 @@ mod tests {
             (0..calls).for_each(|_| limits.release(&keys, Said::Works, now_ms, 0.5));
         }
         (0..200).for_each(|_| limits.acquire(&keys, true, now_ms).unwrap());
-    }
-
-    fn fails(limits: &mut Limits, keys: &[Key], failure: Failure, now_ms: u64) {
-        limits.acquire(keys, true, now_ms).unwrap();
-        limits.release(keys, Said::Failed(failure), now_ms, 0.5);
-    }
-
-    #[test]
-    fn a_conversation_that_fails_five_times_waits_alone() {
-        let mut limits = Limits::new(Rules::default());
-        let host = Key::new(Kind::Host, 1);
-        let [broken, sound] = [1, 2].map(|n| [host, Key::new(Kind::Chat, n)]);
-        for _ in 0..5 {
-            fails(&mut limits, &broken, Failure::Server, NOW_MS);
-            limits.acquire(&sound, true, NOW_MS).unwrap();
-            limits.release(&sound, Said::Works, NOW_MS, 0.5);
-        }
-        let full = limits.acquire(&broken, true, NOW_MS).unwrap_err();
-        assert_eq!((full.key, full.until_ms), (broken[1], NOW_MS + 5_000));
-        assert_eq!(limits.capacity(broken[1], NOW_MS), 0);
-        assert_eq!(limits.free_at(broken[1], true, NOW_MS), NOW_MS + 5_000);
-        assert!(limits.sweep(NOW_MS).contains(&Kind::Chat));
-        limits.acquire(&sound, true, NOW_MS).unwrap();
-        // One probe at a time; after three that passed it is as it was.
-        for _ in 0..3 {
-            limits.acquire(&broken, true, NOW_MS + 5_000).unwrap();
-            assert!(limits.acquire(&broken, true, NOW_MS + 5_000).is_err());
-            limits.release(&broken, Said::Works, NOW_MS + 5_000, 0.5);
-        }
-        assert!(limits.sweep(NOW_MS + 5_000).is_empty());
-        let sweep_ms = NOW_MS + 400_000;
-        assert!(limits.sweep(sweep_ms).is_empty());
-        assert_eq!(limits.breakers.len(), 1, "the host's");
-    }
-
-    #[test]
-    fn a_conversation_that_fails_alone_does_not_take_the_host_with_it() {
-        let mut limits = Limits::new(Rules::default());
-        let host = Key::new(Kind::Host, 1);
-        let [broken, sound] = [1, 2].map(|n| [host, Key::new(Kind::Chat, n)]);
-        let mut now_ms = NOW_MS;
-        for _ in 0..20 {
-            now_ms = limits.free_at(broken[1], true, now_ms);
-            fails(&mut limits, &broken, Failure::Server, now_ms);
-        }
-        assert!(limits.is_open(broken[1]) && !limits.is_open(host));
-        limits.acquire(&sound, true, now_ms).unwrap();
-        // Two that fail in turn are the host's trouble.
-        let mut limits = Limits::new(Rules::default());
-        for n in 0..5 {
-            let other = [host, Key::new(Kind::Chat, n)];
-            fails(&mut limits, &other, Failure::Server, NOW_MS);
-        }
-        assert!(limits.is_open(host));
-    }
-
-    #[test]
-    fn a_conversation_that_fails_half_of_the_time_waits_as_well() {
-        let mut limits = Limits::new(Rules::default());
-        let keys = [Key::new(Kind::Host, 1), Key::new(Kind::Chat, 1)];
-        for n in 0..20 {
-            if n % 2 == 0 {
-                fails(&mut limits, &keys, Failure::Server, NOW_MS + n);
-            } else {
-                limits.acquire(&keys, true, NOW_MS + n).unwrap();
-                limits.release(&keys, Said::Works, NOW_MS + n, 0.5);
-            }
-        }
-        fails(&mut limits, &keys, Failure::Server, NOW_MS + 20);
-        assert!(limits.is_open(keys[1]));
-    }
-
-    #[test]
-    fn a_host_that_is_not_reached_says_nothing_of_a_conversation() {
-        let mut limits = Limits::new(Rules::default());
-        let keys = [Key::new(Kind::Host, 1), ROBOT];
-        for _ in 0..5 {
-            fails(&mut limits, &keys, Failure::Connection, NOW_MS);
-        }
-        assert!(limits.is_open(keys[0]) && !limits.is_open(ROBOT));
     }
 
     /// Many are under way when the first answer says that we are banned; those that were let through just

@@ -4,7 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 
-use dingd::egress::limit::{Key, Kind, Limits, Rule, Rules, Said};
+use dingd::egress::breakers::Said;
+use dingd::egress::limit::{Key, Kind, Limits, Rule, Rules};
 
 use crate::support::{Dice, long};
 
