@@ -45,7 +45,7 @@
 //! | 6, 7 | `dedup`, `idempotency` | wall ms (8) ‖ digest (16) | see [`aged`] |
 //! | 8 | `chats` | app ‖ 0 ‖ chat id | what is known of a chat |
 //! | 9 | `charges` | seq of charge (8) | what a call was charged to and when |
-//! | 10 | `pauses` | limit key (9) | wall ms until which a limit is paused |
+//! | 10 | `pauses` | limit key (9) | wall ms until which a limit is paused, what the next pause grows from, how long it was when written; before: the wall ms alone |
 //! | 11 | `meta` | name of a [`Counter`] | a number (8) |
 //! | 12 | `quarantine` | table ‖ 0 ‖ key | damaged bytes as they were found |
 //! | 13 | `ledger` | see [`crate::egress::ledger`] | a number (8), of calls or a mark |

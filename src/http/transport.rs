@@ -386,9 +386,9 @@ async fn addresses(origin: &Origin) -> Result<Vec<SocketAddr>, String> {
     let found = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await;
     let found = found.map_err(|e| format!("cannot connect ({e})"))?;
     let stays_here = !origin.tls && origin.is_loopback();
+    let chosen = origin.host.parse::<std::net::IpAddr>().is_ok();
     let mut good = vec![];
     for place in found {
-        let chosen = origin.host.parse::<std::net::IpAddr>().is_ok();
         match address::refusal(place.ip(), stays_here).filter(|_| !chosen) {
             None => good.push(place),
             Some(why) => {

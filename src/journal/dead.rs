@@ -186,8 +186,9 @@ where
         for (seq, letter) in letters {
             index.add(seq, letter);
         }
-        if !walked.aside.is_empty() {
-            journal.submit(walked.aside, |_| ());
+        // With the upkeep in hand, so that nobody sets the same rows aside again.
+        if !walked.aside.is_empty() && journal.commit(walked.aside).await.is_err() {
+            tracing::debug!("damaged rows could not be set aside; the process is about to end");
         }
         next = walked.next;
     }
