@@ -184,7 +184,8 @@ async fn in_a_storm_with_a_kill_and_a_ban_no_alert_is_unaccounted_for_and_no_pen
 }
 
 /// An urgent alert waits for nothing but its own limit: once it is accepted, only what is in flight to its
-/// target still goes before it, one call. As each is accepted in turn, they arrive in their order.
+/// target still goes before it, and one call that leaves in that very moment, before the lanes know of it. A
+/// window would let fifteen go. As each is accepted in turn, they arrive in their order.
 fn urgent_first(
     settings: &Settings,
     accepted: &BTreeMap<usize, (String, usize)>,
@@ -211,7 +212,7 @@ fn urgent_first(
         before.len(),
         before.last()
     );
-    assert!(p99 <= 1, "{before:?}");
+    assert!(p99 <= 2, "{before:?}");
     for first in 0..TARGETS {
         let target = target(settings, first);
         let urgent: Vec<usize> = delivered
