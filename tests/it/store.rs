@@ -564,6 +564,10 @@ fn ends_in_the_future_do_not_hold_up_what_is_old() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
+    // All of them are there before anybody looks.
+    runtime
+        .block_on(store.journal.commit(Batch::default()))
+        .unwrap();
     let step = async || {
         let (journal, queue) = (&store.journal, &store.queue);
         store
