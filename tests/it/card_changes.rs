@@ -309,10 +309,13 @@ async fn a_card_that_was_made_is_changed_while_it_is_still_being_delivered() {
         .await;
     stage.reaches(&id, "retrying").await;
     let change = stage.change("inc-1", &json!({"data": {"n": "1"}})).await;
-    assert_eq!(stage.card("inc-1").await["carried_by"], json!(change));
+    // It may have been carried before anybody can ask.
+    let carried_by = stage.card("inc-1").await["carried_by"].clone();
+    let is_sent = stage.state(&change).await == "sent";
+    assert!(carried_by == json!(change) || is_sent, "{carried_by}");
     stage.reaches(&change, "sent").await;
     assert_eq!(stage.box_.card("inc-1").unwrap().public["n"], "1");
-    assert_eq!(stage.state(&id).await, "retrying");
+    stage.reaches(&id, "retrying").await;
     stage.box_.set(Switches::default());
     stage.reaches(&id, "sent").await;
     stage.agrees("inc-1").await;
