@@ -34,7 +34,8 @@ async fn a_hundred_kills_under_load_from_both_sides_lose_nothing_and_pass_no_lim
             limits: true,
             ..fast()
         },
-        |config| soon_folded(&config),
+        // On a busy machine the box looks late at what a dead daemon had sent.
+        |config| soon_folded(&config).replace("margin_ms = 50\n", "margin_ms = 250\n"),
     )
     .await;
     let acknowledged = Arc::new(Mutex::new(Acknowledged::default()));
@@ -44,19 +45,31 @@ async fn a_hundred_kills_under_load_from_both_sides_lose_nothing_and_pass_no_lim
             event_load(&stage, &acknowledged, cycle),
             message_load(&stage, &acknowledged, cycle),
         ];
-        tokio::time::sleep(Duration::from_millis(20 + dice.below(120))).await;
+        // Every fourth life ends at any moment, the others in their work, however slow the machine is.
+        if cycle % 4 > 0 {
+            let before = counted(&acknowledged);
+            until("one of each is acknowledged", async || {
+                let now = counted(&acknowledged);
+                now.0 > before.0 && now.1 > before.1
+            })
+            .await;
+        }
+        tokio::time::sleep(Duration::from_millis(dice.below(120))).await;
         stage = stage.crash().await;
         for task in load {
             task.abort();
         }
     }
     let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
-    let (events, messages) = (acknowledged.events.len(), acknowledged.messages.len());
-    // More than one of each a life; how many more is a matter of the machine.
-    assert!(events.min(messages) as u64 > cycles, "{events} {messages}");
     everything_is_accounted_for(&stage, &acknowledged).await;
     assert_eq!(stage.box_.penalties(), vec![], "no limit was passed");
     stage.close().await;
+}
+
+/// Events and messages.
+fn counted(acknowledged: &Mutex<Acknowledged>) -> (usize, usize) {
+    let acknowledged = acknowledged.lock().unwrap();
+    (acknowledged.events.len(), acknowledged.messages.len())
 }
 
 /// Storms become digests at once, so that some are under way whenever it dies.
