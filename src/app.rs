@@ -65,6 +65,9 @@ const DRAIN_MS: u64 = 30_000;
 /// After that, the journal has this long to write what it still has.
 const CLOSE_MS: u64 = 5_000;
 
+/// systemd may think that a start hangs if it says nothing for so long, in microseconds.
+const WAIT_USEC_MAX: u32 = 30_000_000;
+
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -227,7 +230,7 @@ impl App {
         tasks.spawn(admin.serve(move |r| handler.clone().handle(r), drain.clone()));
         let transport = Arc::new(Transport::new(clock, config.connect_timeout_ms));
         let listen = Listen::of(&config);
-        let journal = Journal::open(&state_dir)?;
+        let journal = open_journal(&state_dir, &health).await?;
         let flows = Flows::open(config, journal, transport, (clock, health), &drain)?;
         drop(reading);
         let commands = flows.commands.clone();
@@ -797,6 +800,28 @@ fn remove_old_backups(dir: &Path) {
             .is_some_and(|name| name.starts_with(BACKUP_PREFIX));
         if is_copy && let Err(error) = std::fs::remove_file(entry.path()) {
             tracing::warn!(%error, ?name, "an old backup cannot be removed");
+        }
+    }
+}
+
+/// Opens the store. On a disk that is full or read-only it waits, as a write would, and says for what.
+async fn open_journal(dir: &Path, health: &Health) -> Result<Journal, OpenError> {
+    let mut waits = false;
+    loop {
+        match Journal::open(dir) {
+            Err(error) if error.passes() => {
+                health.unready("journal", error.to_string());
+                if !waits {
+                    tracing::error!(%error, "the start waits for the disk");
+                    waits = true;
+                }
+                notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(WAIT_USEC_MAX)]);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            opened => {
+                health.serving("journal");
+                return opened;
+            }
         }
     }
 }

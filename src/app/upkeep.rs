@@ -11,6 +11,9 @@ use crate::metrics;
 use crate::outbound::Live;
 use crate::outbound::dead::is_dead;
 
+/// Dead letters are kept within their bytes more often than the rest is looked at.
+const QUOTA_EVERY: Duration = Duration::from_secs(5);
+
 impl Upkeep {
     /// Once around: tokens, old keys, old entries, pauses that are over.
     pub async fn round(&self) {
@@ -69,10 +72,13 @@ impl Parts {
             tracing::warn!(%error, "dead letters cannot be counted now");
         }
         let round = async || {
-            for _ in 0..6 {
-                tokio::time::sleep(Duration::from_secs(5)).await;
+            let mut left = self.round_every();
+            while left > QUOTA_EVERY {
+                tokio::time::sleep(QUOTA_EVERY).await;
+                left -= QUOTA_EVERY;
                 self.enforce_quota().await;
             }
+            tokio::time::sleep(left).await;
             self.upkeep_round().await;
         };
         while !drain.is_stopping() {
@@ -81,6 +87,12 @@ impl Parts {
                 () = drain.stopping() => {}
             }
         }
+    }
+
+    /// As often as what is kept for a short time only is worth it.
+    fn round_every(&self) -> Duration {
+        let half_ms = self.keep.load().finished_ms / 2;
+        Duration::from_millis(half_ms.clamp(500, 30_000))
     }
 
     async fn upkeep_round(&self) {

@@ -139,6 +139,17 @@ pub enum Stuck {
     ReadOnly,
 }
 
+impl Stuck {
+    /// Whether it is for this that a write failed.
+    pub(super) fn of(error: &io::Error) -> Option<Self> {
+        match error.kind() {
+            ErrorKind::ReadOnlyFilesystem => Some(Self::ReadOnly),
+            _ if is_full(error) => Some(Self::Full),
+            _ => None,
+        }
+    }
+}
+
 impl Condition {
     /// Of a disk whose stuck writes are repeated at this distance.
     pub fn retrying_after(retry_after: Duration) -> Self {
@@ -229,21 +240,21 @@ impl Condition {
         write: impl Fn() -> io::Result<()>,
     ) -> io::Result<()> {
         loop {
-            let stuck = match write() {
+            let (stuck, error) = match write() {
                 Ok(()) => {
                     self.set_stuck(part, None);
                     return Ok(());
                 }
                 Err(error) if is_full(&error) && bug(Bug::FullTakenForDone) => return Ok(()),
-                Err(error) if is_full(&error) => Stuck::Full,
-                Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => Stuck::ReadOnly,
-                Err(error) => return Err(error),
+                Err(error) => match Stuck::of(&error) {
+                    Some(stuck) => (stuck, error),
+                    None => return Err(error),
+                },
             };
             self.set_stuck(part, Some(stuck));
             if !self.wait() {
-                return Err(io::Error::other(
-                    "the disk is full or read-only, and nobody can wait for it",
-                ));
+                // Nobody can wait for it.
+                return Err(error);
             }
         }
     }

@@ -15,7 +15,7 @@ use redb::{
     TableError,
 };
 
-use super::disk::{Condition, Disk, Medium};
+use super::disk::{Condition, Disk, Medium, Stuck};
 use super::log::{HALF_BYTES, HALF_BYTES_BEFORE, Log};
 use super::{Batch, CommitError, Counter, Order, ReadError, Table, View, Write, number_of};
 use crate::faults::{Bug, bug, point};
@@ -72,7 +72,7 @@ pub enum OpenError {
     Restoring(PathBuf),
     /// The directory cannot be used, or its disk fails.
     #[error(
-        "{path}: {source}; check that state_dir exists, is writable and has space, and what the kernel says of its disk (dmesg)"
+        "{path}: {source}; check that state_dir exists, is writable and has space, and what the kernel says of its disk (dmesg): 检查 state_dir 是否存在、可写、有空间，并查看内核日志"
     )]
     Io {
         /// The path that failed.
@@ -80,6 +80,13 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl OpenError {
+    /// Whether it is over as soon as the disk has space and takes writes.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if Stuck::of(source).is_some())
+    }
 }
 
 /// What a transaction is, once it is there.

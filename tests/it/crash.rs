@@ -154,16 +154,17 @@ async fn a_death_before_and_after_every_step_loses_nothing() {
     let rounds = if long() { 20 } else { 2 };
     for point in POINTS
         .into_iter()
-        // These have tests of their own, here, in `formats.rs`, `cards.rs` and `click_kills.rs`.
+        // These have tests of their own, in `formats.rs`, `cards.rs` and `click_kills.rs`.
         .filter(|point| {
-            let elsewhere = ["purge", "migrate", "patch", "shown", "answer.", "late"];
+            let elsewhere = ["migrate", "patch", "shown", "answer.", "late"];
             !elsewhere.iter().any(|start| point.starts_with(start))
         })
     {
         for round in 0..rounds {
-            // The first time it is passed, and some way into the work. A start makes two files and replays once.
+            // The first time it is passed, and some way into the work. A start makes two files and replays
+            // once; what has ended is removed twice a second.
             let times = match round {
-                _ if point.starts_with("create") => 1 + round % 2,
+                _ if point.starts_with("create") || point.starts_with("purge") => 1 + round % 2,
                 _ if point.starts_with("replay") || point.starts_with("digest") => 1,
                 0 => 1,
                 _ => 2 + dice.below(20),
@@ -171,12 +172,6 @@ async fn a_death_before_and_after_every_step_loses_nothing() {
             die_at(point, times).await;
         }
     }
-}
-
-/// What has ended is looked through every 30 s, so these two take their time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_death_before_and_after_a_purge_loses_nothing() {
-    tokio::join!(die_at("purge.before", 1), die_at("purge.after", 1));
 }
 
 async fn die_at(point: &str, times: u64) {

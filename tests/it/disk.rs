@@ -225,6 +225,18 @@ impl SmallDisk {
             .is_ok_and(|status| status.success());
         mounted.then(|| Self(path.to_owned()))
     }
+
+    fn remount(&self, how: &str) {
+        let remounted = std::process::Command::new("mount")
+            .args(["-o", &format!("remount,{how}")])
+            .arg(&self.0)
+            .status();
+        assert!(remounted.is_ok_and(|status| status.success()));
+    }
+
+    fn ballast(&self) -> std::path::PathBuf {
+        self.0.join("ballast")
+    }
 }
 
 impl Drop for SmallDisk {
@@ -237,21 +249,38 @@ impl Drop for SmallDisk {
     }
 }
 
-#[tokio::test]
-async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again() {
-    let mut stage = Stage::open().await;
+/// The stage again, its state on a small disk; `None` if nobody may mount one.
+async fn on_small_disk(stage: Stage) -> Option<(Stage, SmallDisk)> {
     let state = Daemon::state_dir(stage.dir.path());
     let mut small = None;
-    stage = stage
+    let stage = stage
         .again(async |daemon, _| {
             daemon.terminate().await;
             std::fs::remove_dir_all(&state).unwrap();
             small = SmallDisk::mount(&state);
         })
         .await;
-    let Some(_small) = small else {
+    let Some(small) = small else {
         eprintln!("skipped: only root can mount a small disk");
-        return stage.close().await;
+        stage.close().await;
+        return None;
+    };
+    Some((stage, small))
+}
+
+/// To the last byte.
+fn fill(ballast: &std::path::Path) {
+    let mut file = std::fs::File::create(ballast).unwrap();
+    for some in [1 << 16, 16] {
+        let some = vec![0; some];
+        while std::io::Write::write_all(&mut file, &some).is_ok() {}
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again() {
+    let Some((mut stage, small)) = on_small_disk(Stage::open().await).await else {
+        return;
     };
     // Two are on the way when the disk fills up.
     stage.box_.set(dingd::sim::dingtalk::Switches {
@@ -264,12 +293,7 @@ async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again()
             .send(&text_to(&json!({"users": ["manager0001"]}), "b"))
             .await,
     ];
-    let ballast = state.join("ballast");
-    let mut file = std::fs::File::create(&ballast).unwrap();
-    let lots = vec![0; 1 << 16];
-    while std::io::Write::write_all(&mut file, &lots).is_ok() {}
-    while std::io::Write::write_all(&mut file, &[0; 16]).is_ok() {}
-    drop(file);
+    fill(&small.ballast());
     until("new work is refused", async || {
         refusal(&stage).await.is_some()
     })
@@ -291,11 +315,59 @@ async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again()
     for id in &before {
         assert_eq!(stage.state(id).await, "sent", "it was recorded");
     }
-    std::fs::remove_file(&ballast).unwrap();
+    std::fs::remove_file(small.ballast()).unwrap();
     let freed = std::time::Instant::now();
     until("it accepts", async || refusal(&stage).await.is_none()).await;
     assert!(freed.elapsed() < Duration::from_secs(10));
     assert!(stage.push(&other_event(1)).await.acknowledged);
+    stage.close().await;
+}
+
+/// A start over an older release's store has something to write.
+fn fill_and_age(small: &SmallDisk) {
+    std::fs::write(small.0.join("journal.format"), "2\n").unwrap();
+    fill(&small.ballast());
+}
+
+#[tokio::test]
+async fn a_start_waits_for_a_disk_that_is_read_only_or_too_full_for_it_and_says_so() {
+    let address = crate::support::listener().await.local_addr();
+    let admin = address.unwrap().to_string();
+    let listen = |admin: &str| format!("[admin]\nlisten = \"{admin}\"");
+    let edit = |config: String| config.replace(&listen("127.0.0.1:0"), &listen(&admin));
+    let stage = Stage::with(fast(), edit).await;
+    let Some((mut stage, small)) = on_small_disk(stage).await else {
+        return;
+    };
+    let id = stage.send(&text_to(&robot(), "before")).await;
+    stage.reaches(&id, "sent").await;
+    let url = format!("http://{admin}/ready");
+    let says = async |words: &str| {
+        let reply = dingd::sim::post::request("GET", &url, &[], String::new()).await;
+        reply.is_ok_and(|reply| reply.status == 503 && reply.body.contains(words))
+    };
+    let steps: [(&str, fn(&SmallDisk), fn(&SmallDisk)); 2] = [
+        (
+            "Read-only file system",
+            |small| small.remount("ro"),
+            |small| small.remount("rw"),
+        ),
+        ("No space left on device", fill_and_age, |small| {
+            std::fs::remove_file(small.ballast()).unwrap();
+        }),
+    ];
+    for (words, spoil, cure) in steps {
+        let start = stage.again(async |daemon, _| {
+            assert_eq!(daemon.terminate().await, Some(0));
+            spoil(&small);
+        });
+        let cured = async {
+            until(words, async || says(words).await).await;
+            cure(&small);
+        };
+        (stage, ()) = tokio::join!(start, cured);
+        assert_eq!(stage.state(&id).await, "sent");
+    }
     stage.close().await;
 }
 

@@ -9,7 +9,7 @@ use dingd::sim::daemon::Daemon;
 use dingd::sim::dingtalk::Switches;
 use serde_json::{Value, json};
 
-use crate::support::{Stage, other_event, program, robot, text_to, until};
+use crate::support::{Stage, long, other_event, program, robot, text_to, until};
 
 const RENAMED: &str = r#"{"EventType":"chat_update_title","eventId":"e-rename","timeStamp":1760000000100,"title":"值班告警群","openConversationId":"cidAb+cd/Ef==","operator":"manager0001"}"#;
 
@@ -118,12 +118,14 @@ async fn taking_an_older_store_over_may_be_killed_anywhere() {
         include_str!("../vectors/rows-v1.json"),
         include_str!("../vectors/rows-v2.json"),
     );
-    for (point, rows, version) in [
+    let ways = [
         ("migrate.before:1", v1, "1"),
         ("migrate.after:1", v1, "1"),
         ("migrate.before:1", v2, "2"),
         ("migrate.after:1", v2, "2"),
-    ] {
+    ];
+    let rounds = if long() { 20 } else { 1 };
+    for (point, rows, version) in std::iter::repeat_n(ways, rounds).flatten() {
         let stage = Stage::open().await;
         let stage = stage
             .again(async |daemon, dir| {
