@@ -204,6 +204,19 @@ impl Socket {
 
     /// Makes a backup in the state directory, from where the command that asked fetches it.
     async fn back_up(&self) -> Result<Value, Problem> {
+        let refused = |detail: String| {
+            Problem::new(500, "backup_failed", "No backup was made", detail).fix(
+                "检查 state_dir 所在磁盘的空间，再试一次。",
+                "Check that the disk of state_dir has room for a copy, then try again.",
+            )
+        };
+        // A backup must not be what makes the disk too full for new work.
+        let bytes = self.books.journal.size_bytes();
+        if !self.books.room.has_room_for(bytes) {
+            let free = self.books.room.free_bytes();
+            let text = format!("the copy may take {bytes} bytes, {free} are free");
+            return Err(refused(text));
+        }
         let mut backups = self.backups.lock().await;
         *backups += 1;
         let file = self.state_dir.join(format!("{BACKUP_PREFIX}{backups}"));
@@ -217,12 +230,7 @@ impl Socket {
             Ok(report)
         });
         let made = made.await.unwrap_or_else(|panic| Err(panic.to_string()));
-        made.map_err(|detail| {
-            Problem::new(500, "backup_failed", "No backup was made", detail).fix(
-                "检查 state_dir 所在磁盘的空间，再试一次。",
-                "Check that the disk of state_dir has room for a copy, then try again.",
-            )
-        })
+        made.map_err(refused)
     }
 
     async fn status(&self) -> Value {

@@ -26,13 +26,23 @@ impl Store {
     pub fn open(dir: &Path) -> Self {
         match try_open(dir) {
             Ok(db) => Self(Some(Arc::new(db))),
-            Err(error) => {
+            Err(Unopened::Disk(error)) => {
+                tracing::error!(
+                    %error,
+                    "the cache cannot be opened; tokens are fetched at every start: 检查 state_dir/cache 的权限与磁盘 / check the rights and the disk of state_dir/cache"
+                );
+                Self(None)
+            }
+            Err(Unopened::Damaged(error)) => {
                 tracing::warn!(%error, "the cache is damaged; starting an empty one");
                 let fresh = set_aside(dir)
-                    .map_err(|e| e.to_string())
+                    .map_err(Unopened::Disk)
                     .and_then(|()| try_open(dir));
                 if let Err(error) = &fresh {
-                    tracing::error!(%error, "cannot make a cache; tokens are fetched at every start");
+                    tracing::error!(
+                        ?error,
+                        "cannot make a cache; tokens are fetched at every start"
+                    );
                 }
                 Self(fresh.ok().map(Arc::new))
             }
@@ -60,19 +70,35 @@ impl Store {
         }
     }
 
-    /// What is kept under `name`, if it is whole and was sealed with the same secret.
+    /// What is kept under `name`, if it is whole and was sealed with the same secret. What is not goes.
     pub async fn get(&self, name: String, secret: Secret) -> Option<Vec<u8>> {
         let db = self.0.clone()?;
         let get = move || {
             let bytes = db.get(&name).ok()??;
-            seal::open(secret.expose(), PURPOSE, &name, &bytes)
+            let value = seal::open(secret.expose(), PURPOSE, &name, &bytes);
+            if value.is_none() {
+                tracing::info!(
+                    name,
+                    "what is cached was sealed with another secret or is damaged; it is fetched anew"
+                );
+                drop(db.remove(&name));
+            }
+            value
         };
         tokio::task::spawn_blocking(get).await.ok().flatten()
     }
 }
 
-fn try_open(dir: &Path) -> Result<sled::Db, String> {
-    remove_unfinished_snapshots(dir).map_err(|e| e.to_string())?;
+/// Why a cache could not be opened.
+#[derive(Debug)]
+enum Unopened {
+    /// The disk or its rights: the cache may be as good as ever.
+    Disk(io::Error),
+    Damaged(String),
+}
+
+fn try_open(dir: &Path) -> Result<sled::Db, Unopened> {
+    remove_unfinished_snapshots(dir).map_err(Unopened::Disk)?;
     let config = sled::Config::new()
         .path(dir)
         .mode(sled::Mode::LowSpace)
@@ -81,9 +107,21 @@ fn try_open(dir: &Path) -> Result<sled::Db, String> {
         .flush_every_ms(None);
     // Some damage makes it panic instead of failing.
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open())) {
-        Ok(opened) => opened.map_err(|e| e.to_string()),
-        Err(_) => Err("opening it panicked".to_owned()),
+        Ok(Err(sled::Error::Io(error))) if is_of_the_disk(&error) => Err(Unopened::Disk(error)),
+        Ok(opened) => opened.map_err(|e| Unopened::Damaged(e.to_string())),
+        Err(_) => Err(Unopened::Damaged("opening it panicked".to_owned())),
     }
+}
+
+/// sled reports damage as errors of input and output as well.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// A kill during the start leaves a half-written snapshot, with which every later open fails.
@@ -135,6 +173,20 @@ mod tests {
         );
         assert_eq!(store.get("token/a".into(), secret("s2")).await, None);
         assert_eq!(store.get("token/b".into(), secret("s1")).await, None);
+    }
+
+    #[test]
+    fn what_the_disk_refuses_is_no_damage() {
+        use io::ErrorKind::*;
+        for (kind, of_the_disk) in [
+            (StorageFull, true),
+            (ReadOnlyFilesystem, true),
+            (PermissionDenied, true),
+            (InvalidData, false),
+            (UnexpectedEof, false),
+        ] {
+            assert_eq!(is_of_the_disk(&kind.into()), of_the_disk, "{kind}");
+        }
     }
 
     #[tokio::test]

@@ -10,6 +10,10 @@ use super::disk::{Condition, Stuck};
 /// The floor is the smaller of this and 5 % of the file system (reliability contract §6).
 const FLOOR_BYTES: u64 = 256 << 20;
 
+fn floor_bytes(total_bytes: u64) -> u64 {
+    FLOOR_BYTES.min(total_bytes / 20)
+}
+
 /// Shared by the doors; measured by a task.
 #[derive(Debug, Clone)]
 pub struct Room(Arc<Inner>);
@@ -48,6 +52,12 @@ impl Room {
             && self.0.condition.stuck().is_none()
     }
 
+    /// Whether `bytes` more leave as much free as new work wants.
+    pub fn has_room_for(&self, bytes: u64) -> bool {
+        self.measure();
+        self.free_bytes() >= floor_bytes(self.total_bytes()).saturating_add(bytes)
+    }
+
     /// Whether the file system takes writes at all.
     pub fn is_writable(&self) -> bool {
         self.0.writable.load(Ordering::Relaxed) && self.0.condition.stuck() != Some(Stuck::ReadOnly)
@@ -73,7 +83,7 @@ impl Room {
                 self.0.writable.store(writable, Ordering::Relaxed);
                 self.0.free_bytes.store(free, Ordering::Relaxed);
                 self.0.total_bytes.store(total, Ordering::Relaxed);
-                let enough = writable && free >= FLOOR_BYTES.min(total / 20);
+                let enough = writable && free >= floor_bytes(total);
                 if self.0.enough.swap(enough, Ordering::Relaxed) != enough {
                     tracing::warn!(
                         enough,

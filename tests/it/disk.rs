@@ -300,6 +300,8 @@ async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again()
     .await;
     assert_eq!(refusal(&stage).await.unwrap()["reason"], "disk_low");
     assert_eq!(stage.push(&other_event(1)).await.status, 503);
+    let no_copy = stage.daemon.socket("POST", "/v1/backup").await.unwrap_err();
+    assert!(no_copy.contains("the copy may take"), "{no_copy}");
     // It also starts on the full disk, after a clean stop and after a crash, and the results of old work
     // are recorded there.
     stage = stage
@@ -346,7 +348,8 @@ async fn a_start_waits_for_a_disk_that_is_read_only_or_too_full_for_it_and_says_
         let reply = dingd::sim::post::request("GET", &url, &[], String::new()).await;
         reply.is_ok_and(|reply| reply.status == 503 && reply.body.contains(words))
     };
-    let steps: [(&str, fn(&SmallDisk), fn(&SmallDisk)); 2] = [
+    type Step = fn(&SmallDisk);
+    let steps: [(&str, Step, Step); 2] = [
         (
             "Read-only file system",
             |small| small.remount("ro"),

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use dingd::journal::{Batch, Journal, Order, Table};
 use dingd::sim::daemon::Daemon;
-use dingd::sim::dingtalk::Switches;
+use dingd::sim::dingtalk::{Switches, Wrong};
 use serde_json::{Value, json};
 
-use crate::support::{Stage, long, other_event, program, robot, text_to, until};
+use crate::support::{Stage, long, other_event, program, reload, robot, text_to, until};
 
 const RENAMED: &str = r#"{"EventType":"chat_update_title","eventId":"e-rename","timeStamp":1760000000100,"title":"值班告警群","openConversationId":"cidAb+cd/Ef==","operator":"manager0001"}"#;
 
@@ -73,7 +73,7 @@ async fn a_store_of_version_3_is_read() {
     assert_eq!(card["data"], json!({"title": "kept", "n": "1"}), "{card}");
     assert_eq!(card["waiting"]["data"], json!({"n": "1"}), "{card}");
     stage.box_.set(Switches::default());
-    everything_is_there(&stage, 5).await;
+    everything_is_there(&stage, 6).await;
     stage.close().await;
 }
 
@@ -220,7 +220,7 @@ async fn everything_is_there(stage: &Stage, messages: usize) {
     .await;
 }
 
-/// One of each: sent, dead and waiting messages, a key, events, a chat, charges, a pause, a card that is to be
+/// One of each: sent, dead and waiting messages, a key, events, settled ones, a chat, charges, a pause, a card that is to be
 /// changed.
 async fn write_rows() -> String {
     let stage = Stage::open().await;
@@ -234,6 +234,23 @@ async fn write_rows() -> String {
     stage.reaches(&dead, "dead").await;
     assert!(stage.push(&other_event(1)).await.acknowledged);
     assert!(stage.push(RENAMED).await.acknowledged);
+    // Without a platform an event is settled when it is stored.
+    let (before, platform) = stage.config.split_once("[[upstreams]]").unwrap();
+    let (_, after) = platform.split_once("[limits").unwrap();
+    reload(&stage, &format!("{before}[limits{after}")).await;
+    assert!(stage.push(&other_event(2)).await.acknowledged);
+    reload(&stage, &stage.config).await;
+    let throttled = r#"{"errcode":130101,"errmsg":"send too fast, exceed 20 times per minute"}"#;
+    stage.box_.set(Switches {
+        fail_next: [Wrong::json(200, throttled)].into(),
+        ..Switches::default()
+    });
+    let paused = stage.send(&text_to(&robot(), "paused")).await;
+    until("the robot is paused", async || {
+        let message = stage.get(&format!("/v1/messages/{paused}")).await;
+        message.json()["reason"]["code"] == "robot_throttled"
+    })
+    .await;
     let card = json!({"template_id": "t.schema", "out_track_id": "inc-kept",
         "to": {"users": ["manager0001"]}, "data": {"title": "kept", "n": "0"}});
     let made = stage.daemon.request("POST", "/v1/cards", &card).await;
@@ -259,7 +276,7 @@ async fn write_rows() -> String {
         .as_str()
         .unwrap()
         .to_owned();
-    stage.reaches(&id, "retrying").await;
+    stage.reaches(&id, "queued").await;
     let state = Daemon::state_dir(stage.dir.path());
     stage.daemon.terminate().await;
     let journal = Journal::open(&state).unwrap();
