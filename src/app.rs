@@ -33,7 +33,7 @@ use crate::drain::{self, Drain};
 use crate::egress::{App as DingTalkApp, Egress};
 use crate::faults::{Bug, bug};
 use crate::health::{Health, Starting};
-use crate::http::listen::{BindError, Bodies, Door, Limits};
+use crate::http::listen::{BindError, Door, Limits};
 use crate::http::tls::{Loaded, Tls, TlsError};
 use crate::http::transport::Transport;
 use crate::inbound::accept::{Inbox, Pending};
@@ -525,11 +525,8 @@ impl Parts {
         let tls = |name| self.tls.get(name).cloned();
         let (address, limits) = listen.callbacks;
         let callbacks = Door::bind("callbacks", address, tls("callbacks"), limits).await?;
-        let bodies = Bodies::default();
-        let callbacks = callbacks.sharing(&bodies);
         let (address, limits) = listen.api;
         let api_door = Door::bind("api", address, tls("api"), limits).await?;
-        let api_door = api_door.sharing(&bodies);
         let doors: BTreeMap<_, _> = [
             ("callbacks", callbacks.address()),
             ("api", api_door.address()),
@@ -745,6 +742,7 @@ impl Parts {
         self.egress.reload(config.egress);
         self.streams_reloaded.notify_one();
         self.forwarder_reloaded.notify_one();
+        self.inbox.titles.notify_one();
         Ok(())
     }
 

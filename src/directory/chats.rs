@@ -97,6 +97,19 @@ pub struct Filter {
     pub state: Option<ChatState>,
 }
 
+/// A group whose name is to be looked up.
+#[derive(Debug)]
+pub struct Unsure {
+    /// The app.
+    pub app: String,
+    /// Which.
+    pub id: ChatId,
+    /// `COOLAPP-1-…`.
+    pub cool_app_code: Option<String>,
+    /// When the cool app came, in milliseconds.
+    pub installed_ms: u64,
+}
+
 impl Chats {
     /// Reads the groups back. Damaged rows are put into `aside`; the next event of the group makes a new one.
     pub fn load(&self, view: &View<'_>, aside: &mut Batch) -> Result<(), ReadError> {
@@ -175,17 +188,23 @@ impl Chats {
         chats
     }
 
-    /// Installed groups without a name.
-    pub fn nameless(&self) -> Vec<(String, ChatId, Option<String>)> {
+    /// Installed groups whose name is not known for sure: there is none, it was only said, or it is from before
+    /// the cool app came (again).
+    pub fn unsure(&self) -> Vec<Unsure> {
         self.lock()
             .values()
-            .filter(|chat| chat.title.is_none() && chat.state == Some(ChatState::Installed))
+            .filter(|chat| chat.state == Some(ChatState::Installed))
+            .filter(|chat| {
+                let is_old = chat.title_at_ms < chat.state_at_ms;
+                chat.title.is_none() || chat.title_is_said || is_old
+            })
             .filter_map(|chat| {
-                Some((
-                    chat.app.clone(),
-                    ChatId::new(&chat.id)?,
-                    chat.cool_app_code.clone(),
-                ))
+                Some(Unsure {
+                    app: chat.app.clone(),
+                    id: ChatId::new(&chat.id)?,
+                    cool_app_code: chat.cool_app_code.clone(),
+                    installed_ms: chat.state_at_ms,
+                })
             })
             .collect()
     }

@@ -3,7 +3,7 @@
 use dingd::sim::dingtalk::{Casing, Switches, Wrong};
 use serde_json::json;
 
-use crate::support::{Stage, text_to, until};
+use crate::support::{Stage, reload, text_to, until};
 
 async fn titles(stage: &Stage, state: &str) -> Vec<String> {
     let page = stage.get(&format!("/v1/chats?state={state}")).await.json();
@@ -64,6 +64,55 @@ async fn a_name_that_cannot_be_looked_up_at_first_is_looked_up_again() {
     })
     .await;
     assert_eq!(stage.ready().await["degraded"], json!([]));
+    stage.close().await;
+}
+
+/// Each call counts against the organisation's month, and what DingTalk refuses today it refuses tomorrow.
+#[tokio::test]
+async fn a_name_that_is_refused_is_asked_again_after_a_reload() {
+    let stage = Stage::open().await;
+    let refused = r#"{"code":"permession.checkFailed","message":"no permission"}"#;
+    stage.box_.set(Switches {
+        only: Some("/v1.0/im/sceneGroups".into()),
+        fail_next: [Wrong::json(400, refused)].into(),
+        ..Switches::default()
+    });
+    let event = stage
+        .box_
+        .install_cool_app(&stage.chat(), "manager0001", Casing::Lower);
+    stage.push(&event).await;
+    until("trouble is reported", async || {
+        let degraded = stage.ready().await["degraded"].to_string();
+        degraded.contains("names of groups")
+    })
+    .await;
+    reload(&stage, &stage.config).await;
+    until("the name", async || {
+        titles(&stage, "installed").await == ["值班告警群"]
+    })
+    .await;
+    assert_eq!(stage.ready().await["degraded"], json!([]));
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_new_install_repairs_a_name_that_has_changed_meanwhile() {
+    let stage = Stage::open().await;
+    let chat = stage.chat();
+    let old_name = stage.box_.rename(&chat, "旧", "manager0001", Casing::Lower);
+    std::thread::sleep(std::time::Duration::from_millis(3));
+    // Of this nobody hears.
+    drop(stage.box_.rename(&chat, "新", "manager0001", Casing::Lower));
+    let install = stage
+        .box_
+        .install_cool_app(&chat, "manager0001", Casing::Lower);
+    for event in [&old_name, &install] {
+        assert!(stage.push(event).await.acknowledged);
+    }
+    until("the true name", async || {
+        titles(&stage, "installed").await == ["新"]
+    })
+    .await;
     stage.close().await;
 }
 

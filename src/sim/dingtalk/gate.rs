@@ -83,7 +83,8 @@ fn answer(world: &mut World, ask: &Ask) -> Answer {
         if world.switches.down {
             return down(found.is_some_and(|(door, _)| door.is_legacy()));
         }
-        if is_send(&ask.path)
+        let scripted = is_send(&ask.path) || world.switches.only.is_some();
+        if scripted
             && let Some(wrong) = world
                 .switches
                 .fail_next

@@ -24,7 +24,7 @@ pub struct Switches {
     pub cut_after: bool,
     /// Answer with the HTML page of a banned IP.
     pub html: bool,
-    /// The answer to every send; nothing is sent.
+    /// The answer to every send, or to every call of [`Self::only`]; nothing is done.
     pub wrong: Option<Wrong>,
     /// Answers to the next sends, one each, before [`Self::wrong`]; nothing is sent.
     pub fail_next: VecDeque<Wrong>,
