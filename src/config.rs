@@ -97,10 +97,13 @@ pub fn load(path: &Path, sources: &Sources<'_>) -> Result<Config, Unusable> {
 /// Checks the text of a configuration.
 pub fn parse(text: &str, sources: &Sources<'_>) -> Result<Config, Vec<Fault>> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        // Not as it shows itself: that has the line, and in the line may be a secret.
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
         vec![Fault::new(
             "",
-            format!("is not TOML: {error}"),
-            "correct the line that is shown",
+            format!("line {line} is not TOML: {}", error.message()),
+            "correct that line",
         )]
     })?;
     let faults = Faults::default();

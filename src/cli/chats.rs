@@ -44,12 +44,20 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             path.push_str(&format!("&{name}={}", client::encoded(value)));
         }
     }
+    let picked = given.iter().any(|(_, value)| value.is_some()) || arguments.state != "installed";
     let answer = client::ask(&arguments.target, "GET", &path, None);
-    finish(answer, arguments.target.json, show)
+    finish(answer, arguments.target.json, |page| show(page, picked))
 }
 
-fn show(page: &Value) {
+/// `picked`: it is not all groups that were asked for.
+fn show(page: &Value, picked: bool) {
     let chats = items(page, "chats");
+    if chats.is_empty() && picked {
+        say(
+            "No such groups. Without a filter, dingd chats lists all that have the cool app. / 没有符合条件的群；不带条件可列出全部。",
+        );
+        return;
+    }
     if chats.is_empty() {
         say(
             "No groups. Install the cool app in a group (群设置 → 酷应用); if it is installed already,\nremove and install it again: only the install event tells dingd of a group. Check that the\nevents im_cool_app_install and im_cool_app_uninstall are subscribed (开发配置 → 事件订阅).",

@@ -49,8 +49,6 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             Err(error) => {
                 tracing::error!(%error, "cannot start");
                 match error {
-                    // As `dingd check` says: restarting does not help.
-                    StartError::Tls(_) => super::BAD_CONFIG,
                     StartError::Open(OpenError::Io { .. }) | StartError::Read(_) => {
                         super::IO_FAILED
                     }

@@ -118,6 +118,11 @@ fn door(section: &Section<'_>, default: &'static str, need: TlsNeed) -> Option<D
             base.header_timeout_ms,
         ),
         body_timeout_ms: section.number("body_timeout_ms", 100..=600_000, base.body_timeout_ms),
+        answer_timeout_ms: section.number(
+            "answer_timeout_ms",
+            100..=600_000,
+            base.answer_timeout_ms,
+        ),
         body_bytes_max: base.body_bytes_max,
     };
     section.finish();
@@ -168,6 +173,17 @@ fn clients(api: &Section<'_>) -> Vec<Client> {
                 "token",
                 "is shorter than 16 characters",
                 "make one: openssl rand -hex 32",
+            );
+        }
+        if let Some(token) = &token
+            && clients
+                .iter()
+                .any(|other| other.token.matches(token.expose()))
+        {
+            section.fault(
+                "token",
+                "is that of another [[api.clients]]",
+                "make one for each: openssl rand -hex 32",
             );
         }
         let max_priority = match section.text("max_priority").as_deref() {
@@ -551,6 +567,8 @@ fn inbound(
             (
                 app.name.clone(),
                 inbound::App {
+                    // Who hears its robot by Stream and has no events page needs no door for it.
+                    robot_by_http: keys.is_some() || app.stream.is_none(),
                     name: app.name,
                     corp_id: app.corp_id,
                     keys,

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 
 use super::problem::{Answer, Problem};
 use super::tls::Tls;
@@ -34,6 +36,8 @@ pub struct Limits {
     pub header_timeout_ms: u64,
     /// From the end of the head to the end of the body.
     pub body_timeout_ms: u64,
+    /// While a client takes nothing of an answer.
+    pub answer_timeout_ms: u64,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
 }
@@ -45,18 +49,19 @@ impl Limits {
         handshake_timeout_ms: 5_000,
         header_timeout_ms: 10_000,
         body_timeout_ms: 10_000,
+        answer_timeout_ms: 10_000,
         body_bytes_max: 256 * 1_024,
     };
 }
 
-/// Room for bodies, of the doors that share it: however many connections they have, they fill no more memory
-/// than this and what is free for each. The first bytes of a body are free, so that whatever comes of large
-/// ones, what DingTalk sends has its place.
+/// Room for the bodies of one door: however many connections it has, they fill no more memory than this and
+/// what is free for each. The first bytes of a body are free, so that whatever comes of large ones, what
+/// DingTalk sends has its place.
 #[derive(Debug, Clone)]
-pub struct Bodies(Arc<Semaphore>);
+struct Bodies(Arc<Semaphore>);
 
-/// Of all bodies together, beyond what is free, in KiB.
-const BODIES_KIB: usize = 48 * 1_024;
+/// Of all bodies of a door together, beyond what is free, in KiB.
+const BODIES_KIB: usize = 24 * 1_024;
 /// Free for each body, in bytes.
 const BODY_FREE_BYTES: usize = 16 * 1_024;
 
@@ -121,13 +126,6 @@ impl Door {
             limits,
             bodies: Bodies::default(),
         })
-    }
-
-    /// Shares its room for bodies with other doors.
-    #[must_use]
-    pub fn sharing(self, bodies: &Bodies) -> Self {
-        let bodies = bodies.clone();
-        Self { bodies, ..self }
     }
 
     /// A door on a unix socket for `uid` and root.
@@ -244,11 +242,13 @@ impl Connection {
         F: Fn(Request) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Answer> + Send + 'static,
     {
+        let limits = self.limits;
         match (stream, self.tls.clone()) {
-            (Stream::Unix(stream), _) => self.talk(stream, handle).await,
-            (Stream::Tcp(stream), None) => self.talk(stream, handle).await,
+            (Stream::Unix(stream), _) => self.talk(impatient(stream, limits), handle).await,
+            (Stream::Tcp(stream), None) => self.talk(impatient(stream, limits), handle).await,
             (Stream::Tcp(stream), Some(tls)) => {
-                let deadline = Duration::from_millis(self.limits.handshake_timeout_ms);
+                let deadline = Duration::from_millis(limits.handshake_timeout_ms);
+                let stream = impatient(stream, limits);
                 match tokio::time::timeout(deadline, tls.acceptor().accept(stream)).await {
                     Ok(Ok(stream)) => self.talk(stream, handle).await,
                     Ok(Err(error)) => {
@@ -300,6 +300,13 @@ impl Connection {
             );
         }
     }
+}
+
+/// Whoever takes nothing of an answer for so long is let go: hyper has no such limit.
+fn impatient<S: AsyncRead + AsyncWrite>(stream: S, limits: Limits) -> Pin<Box<TimeoutStream<S>>> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(Duration::from_millis(limits.answer_timeout_ms)));
+    Box::pin(stream)
 }
 
 async fn read(

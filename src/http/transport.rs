@@ -33,6 +33,21 @@ use super::{address, answer};
 use crate::clock::Clock;
 use crate::secret::printable;
 
+/// What `Retry-After` says, in seconds or as a moment, which is seen from the sender's own clock if that is
+/// told (RFC 9110 §10.2.3).
+fn retry_after_s(text: &str, date: Option<&str>, wall_ms: u64) -> Option<u64> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    let moment = |text: &str| {
+        let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text);
+        u64::try_from(parsed.ok()?.as_second()).ok()
+    };
+    let now_s = date.and_then(moment).unwrap_or(wall_ms / 1_000);
+    Some(moment(text)?.saturating_sub(now_s))
+}
+
 /// A pooled connection is used again only within this time (reliability contract §4).
 const IDLE_MAX_MS: u64 = 5_000;
 const IDLE_CONNECTIONS_MAX: usize = 64;
@@ -289,7 +304,8 @@ impl Transport {
             status: head.status.as_u16(),
             body: body.bytes,
             body_complete: body.complete,
-            retry_after_s: header(RETRY_AFTER).and_then(|v| v.trim().parse().ok()),
+            retry_after_s: header(RETRY_AFTER)
+                .and_then(|text| retry_after_s(text, header(DATE), self.clock.wall_ms())),
             date: header(DATE).map(ToOwned::to_owned),
         })
     }
@@ -586,6 +602,22 @@ mod tests {
         let error = counted.write(b"5").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(written.load(Ordering::Acquire), SEALED | 4);
+    }
+
+    #[test]
+    fn a_wish_to_wait_is_seconds_or_a_moment() {
+        let now = Some("Wed, 21 Oct 2026 07:28:00 GMT");
+        let later = "Wed, 21 Oct 2026 07:30:00 GMT";
+        let wall_ms = 1_792_567_680_000 + 60_000;
+        assert_eq!(retry_after_s(" 7 ", now, wall_ms), Some(7));
+        assert_eq!(
+            retry_after_s(later, now, wall_ms),
+            Some(120),
+            "by their clock"
+        );
+        assert_eq!(retry_after_s(later, None, wall_ms), Some(60), "by ours");
+        assert_eq!(retry_after_s(later, Some(later), wall_ms), Some(0));
+        assert_eq!(retry_after_s("soon", now, wall_ms), None);
     }
 
     #[test]

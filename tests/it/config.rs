@@ -138,6 +138,12 @@ fn all_faults_are_told_at_once_with_their_keys() {
         name = "UPPER"
         token = "short"
         max_priority = "urgent"
+        [[api.clients]]
+        name = "b"
+        token = "0123456789abcdef"
+        [[api.clients]]
+        name = "c"
+        token = "0123456789abcdef"
         [egress]
         api_url = "http://api.example.com"
         [[apps]]
@@ -173,6 +179,7 @@ fn all_faults_are_told_at_once_with_their_keys() {
         "callbacks.tls",
         "api.connections_max",
         "api.clients[0].name",
+        "api.clients[2].token: is that of another",
         "api.clients[0].token",
         "api.clients[0].max_priority",
         "egress.api_url",
@@ -336,6 +343,19 @@ fn check_exits_64_and_names_file_and_key() {
     assert_eq!(out.status.code(), Some(64));
     let text = String::from_utf8(out.stderr).unwrap();
     assert!(text.contains("c.toml: state_dir: is a number"), "{text}");
+}
+
+/// What is no TOML was shown with its line, on `/ready` too.
+#[test]
+fn a_line_that_cannot_be_read_is_named_by_its_number_alone() {
+    let text = format!("{MINIMAL}\n[x]\nclient_secret = \"canary-secret\n");
+    let faults = format!("{:?}", read(&text).unwrap_err());
+    assert!(!faults.contains("canary"), "{faults}");
+    let line = MINIMAL.lines().count() + 3;
+    assert!(
+        faults.contains(&format!("line {line} is not TOML")),
+        "{faults}"
+    );
 }
 
 #[test]

@@ -181,6 +181,36 @@ async fn slow_clients_are_let_go_and_disturb_nobody() {
     stage.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_never_reads_is_let_go() {
+    let edit = |config: String| {
+        let door = "[callbacks]\n";
+        config.replacen(door, &format!("{door}answer_timeout_ms = 500\n"), 1)
+    };
+    let stage = Stage::with(fast(), edit).await;
+    let address = stage.daemon.callbacks().trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_write_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let many = "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000);
+    let ended = std::thread::spawn(move || {
+        // Nobody reads; so the pipe fills up in both directions, and then the door closes it.
+        (0..10_000).find_map(|_| stream.write_all(many.as_bytes()).err())
+    });
+    let error = tokio::task::spawn_blocking(|| ended.join().unwrap());
+    let kind = error.await.unwrap().expect("it is closed").kind();
+    assert!(
+        [
+            std::io::ErrorKind::ConnectionReset,
+            std::io::ErrorKind::BrokenPipe
+        ]
+        .contains(&kind),
+        "{kind}"
+    );
+    stage.close().await;
+}
+
 /// Bodies that are large and never end: as many as there may be connections, they fill no more memory than
 /// there is room for, and small requests have theirs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
