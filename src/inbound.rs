@@ -69,6 +69,8 @@ pub struct App {
     pub client_secret: Secret,
     /// The robot's code.
     pub robot_code: String,
+    /// Whether messages to its robot are taken over HTTP.
+    pub robot_by_http: bool,
     /// Signs clicks on its cards; `None`: none are taken over HTTP.
     pub card_secret: Option<Secret>,
     /// For the private data of somebody whose click is not answered yet.

@@ -102,6 +102,17 @@ impl Breaker {
         }
     }
 
+    /// From now on at most `limit` calls may be in flight.
+    pub fn limit_to(&mut self, limit: u32) {
+        let was_all = self.allowed == self.limit;
+        self.limit = limit;
+        self.allowed = if was_all {
+            limit
+        } else {
+            self.allowed.min(limit)
+        };
+    }
+
     /// How it stands.
     pub fn state(&self) -> State {
         self.state
@@ -278,6 +289,20 @@ mod tests {
         breaker.acquire(10_000).unwrap();
         breaker.acquire(10_000).unwrap();
         assert_eq!(breaker.acquire(10_000), Err(None));
+    }
+
+    #[test]
+    fn another_limit_holds_at_once_and_a_slow_start_goes_on() {
+        let mut breaker = Breaker::new(2);
+        breaker.limit_to(4);
+        assert_eq!(breaker.capacity(0), 4);
+        fail(&mut breaker, 5, 0);
+        for _ in 0..3 {
+            breaker.acquire(10_000).unwrap();
+            breaker.succeeded(10_000);
+        }
+        breaker.limit_to(8);
+        assert_eq!(breaker.capacity(10_000), 1);
     }
 
     #[test]

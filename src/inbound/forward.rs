@@ -34,6 +34,8 @@ use crate::metrics;
 
 /// An upstream that says "gone" (410) is left alone for this long, in milliseconds, or until its URL changes.
 const GONE_PAUSE_MS: u64 = 600_000;
+/// What an upstream did not take from others for so long it would not have taken either, in milliseconds.
+const TRIED_MS: u64 = 3_600_000;
 /// What cannot be stored now is tried again after this, in milliseconds.
 const AGAIN_MS: u64 = 5_000;
 /// Events settled or taken in at one go, so that the loop stays fair.
@@ -72,6 +74,8 @@ struct Work {
     entries: HashMap<u64, Forwarding>,
     breakers: BTreeMap<String, Breaker>,
     budgets: HashMap<String, Budget>,
+    /// Since when nothing came through to an upstream that was tried.
+    failing_since_ms: HashMap<String, u64>,
     /// Those that the breakers were made by.
     settings: Arc<Settings>,
     attempts: JoinSet<Attempt>,
@@ -105,6 +109,7 @@ impl Forwarder {
             entries: HashMap::new(),
             breakers: BTreeMap::new(),
             budgets: HashMap::new(),
+            failing_since_ms: HashMap::new(),
             attempts: JoinSet::new(),
             unanswered: JoinSet::new(),
             drain: drain.clone(),
@@ -225,17 +230,34 @@ impl Work {
         if Arc::ptr_eq(&before, settings) {
             return;
         }
-        for upstream in &settings.upstreams {
-            let is_moved = before.upstreams.iter().any(|old| {
-                old.name == upstream.name
-                    && (&old.origin, &old.path) != (&upstream.origin, &upstream.path)
-            });
-            if let Some(breaker) = self.breakers.get_mut(&upstream.name).filter(|_| is_moved) {
+        for old in &before.upstreams {
+            let now = settings.upstreams.iter().find(|up| up.name == old.name);
+            let Some(upstream) = now else {
+                self.forget(&old.name);
+                continue;
+            };
+            let is_moved = (&old.origin, &old.path) != (&upstream.origin, &upstream.path);
+            if let Some(breaker) = self.breakers.get_mut(&upstream.name) {
                 let was = breaker.state();
-                *breaker = Breaker::new(upstream.concurrency);
+                breaker.limit_to(upstream.concurrency);
+                if is_moved {
+                    *breaker = Breaker::new(upstream.concurrency);
+                    self.failing_since_ms.remove(&upstream.name);
+                }
                 report(&upstream.name, was, breaker.state());
             }
         }
+    }
+
+    /// The upstream is not configured any more: what waits for it comes forth to be given up.
+    fn forget(&mut self, upstream: &str) {
+        if let Some(breaker) = self.breakers.remove(upstream) {
+            report(upstream, breaker.state(), State::Closed);
+        }
+        self.budgets.remove(upstream);
+        self.failing_since_ms.remove(upstream);
+        self.forwarder.health.recovered(&trouble(upstream));
+        while self.lanes.open(&upstream.to_owned(), STEP_MAX).is_some() {}
     }
 
     /// Lets as many try as their upstream has places for.
@@ -299,14 +321,19 @@ impl Work {
                 .cautious_ms()
                 .saturating_sub(entry.accepted_ms)
         });
-        if entry_age_ms > settings.lifetime_ms && target.attempts > 0 {
+        // Each is tried once, unless others were for long enough in its place.
+        let failing_ms = self.failing_since_ms.get(&upstream.name);
+        let failing_ms = failing_ms.map_or(0, |since_ms| now_ms.saturating_sub(*since_ms));
+        let was_tried =
+            target.attempts > 0 || failing_ms >= TRIED_MS.min(settings.lifetime_ms).max(1);
+        if entry_age_ms > settings.lifetime_ms && was_tried {
             let detail = target
                 .reason
                 .as_ref()
                 .map_or_else(String::new, |r| r.detail.clone());
             let reason = Reason::new(
                 "upstream_unreachable",
-                format!("the upstream did not take it within its lifetime; last: {detail}"),
+                format!("the upstream took nothing within the event's lifetime; last: {detail}"),
                 "修复告警平台的接收地址后用 dingd dead replay 重发。",
                 "Repair the platform's receiver, then use dingd dead replay.",
             );
@@ -398,7 +425,7 @@ impl Work {
             self.forwarder.clock.wall_ms(),
         );
         let (seq, index) = attempt.item;
-        let trouble = format!("upstream/{}", attempt.upstream);
+        let trouble = trouble(&attempt.upstream);
         self.teach_breaker(&attempt, mono_ms);
         if let Some(budget) = self.budgets.get_mut(&attempt.upstream) {
             budget.give_back(attempt.repeats);
@@ -416,6 +443,7 @@ impl Work {
             Outcome::Delivered { answered } => {
                 target.state = TargetState::Forwarded;
                 target.reason = None;
+                self.failing_since_ms.remove(&attempt.upstream);
                 self.taken(seq, answered);
                 if self.forwarder.health.recovered(&trouble) {
                     tracing::info!(upstream = %attempt.upstream, "the upstream takes events again");
@@ -452,7 +480,13 @@ impl Work {
             "upstream {}: {} — {} / {}",
             attempt.upstream, reason.detail, reason.fix_zh, reason.fix_en
         );
-        if self.forwarder.health.degraded(trouble, text) {
+        self.failing_since_ms
+            .entry(attempt.upstream.clone())
+            .or_insert(mono_ms);
+        let upstreams = &self.settings.upstreams;
+        if upstreams.iter().any(|up| up.name == attempt.upstream)
+            && self.forwarder.health.degraded(trouble, text)
+        {
             tracing::warn!(upstream = %attempt.upstream, detail = %reason.detail, "the upstream does not take events; they wait");
         }
         target.reason = Some(reason);
@@ -571,6 +605,11 @@ impl Work {
             }
         });
     }
+}
+
+/// An upstream does not take events.
+fn trouble(upstream: &str) -> String {
+    format!("upstream/{upstream}")
 }
 
 /// The end of an event is durable: as a dead letter it is kept in mind, counted, and told of once an hour

@@ -61,7 +61,7 @@ impl Route {
         match self {
             Self::Events => app.keys.is_some(),
             Self::Cards => app.card_secret.is_some(),
-            Self::Robot => true,
+            Self::Robot => app.robot_by_http,
         }
     }
 }

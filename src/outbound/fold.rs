@@ -19,7 +19,7 @@ use crate::journal::{Batch, ReadError};
 use crate::metrics;
 
 /// Who a digest comes from.
-const CLIENT: &str = "dingd";
+pub(super) const CLIENT: &str = "dingd";
 
 /// Names of those who are mentioned, in bytes: they stand in the text and beside it.
 const MENTIONS_BYTES_MAX: usize = 3_000;

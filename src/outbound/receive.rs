@@ -12,7 +12,7 @@ use super::dead::filter::{Cursor, Filter as DeadFilter};
 use super::lane::Command;
 use super::request::Asked;
 use super::standing::{self, Place};
-use super::{Client, Live, Message, Settings, Whom, reply, request, show};
+use super::{Client, Live, Message, Settings, Whom, fold, reply, request, show};
 use crate::clock::{parse_rfc3339, rfc3339};
 use crate::delivery::id::MessageId;
 use crate::delivery::record;
@@ -122,11 +122,11 @@ impl Api {
         let (route, result) = match segments.as_slice() {
             ["v1", "messages"] => match *method {
                 Method::POST => ("messages", self.post(request, client, request::parse).await),
-                Method::GET => ("messages", self.list_messages(request).await),
+                Method::GET => ("messages", self.list_messages(request, &who).await),
                 _ => ("messages", Err(Problem::method_not_allowed("GET or POST"))),
             },
             ["v1", "messages", id] => match *method {
-                Method::GET => ("message", self.get_message(id, operator).await),
+                Method::GET => ("message", self.get_message(id, &who).await),
                 Method::DELETE => ("message", self.cancel(id, &who).await),
                 _ => ("message", Err(Problem::method_not_allowed("GET or DELETE"))),
             },
@@ -201,9 +201,12 @@ impl Api {
         }))
     }
 
-    async fn get_message(&self, id: &str, operator: bool) -> Result<Answer, Problem> {
+    async fn get_message(&self, id: &str, who: &Who) -> Result<Answer, Problem> {
         let (message, live) = self.find(id).await?;
-        Ok(if operator {
+        if !may_see(who, &message) {
+            return Err(no_such_message());
+        }
+        Ok(if *who == Who::Operator {
             problem::json(200, &show::with_content(&message, &live))
         } else {
             problem::json(200, &show::message(&message, &live))
@@ -288,7 +291,7 @@ impl Api {
         if told.await.unwrap_or(false) {
             // What is written now is in the same queue as the cancellation, behind it.
             self.settled().await?;
-            self.get_message(id, false).await
+            self.get_message(id, who).await
         } else {
             let (_, live) = self.find(id).await?;
             Err(match live.digest {
@@ -346,7 +349,7 @@ impl Api {
         }
     }
 
-    async fn list_messages(&self, request: &Request) -> Result<Answer, Problem> {
+    async fn list_messages(&self, request: &Request, who: &Who) -> Result<Answer, Problem> {
         let query = Query::parse(
             request,
             &["state", "chat", "user", "robot", "since", "limit", "cursor"],
@@ -357,11 +360,14 @@ impl Api {
             Some(cursor) => cursor.parse().map_err(|_| bad_query("cursor"))?,
             None => u64::MAX,
         };
-        let place = self.outbox.queue.place();
+        let (place, who) = (self.outbox.queue.place(), who.clone());
+        let takes = move |live: &Live, message: &Message| {
+            wanted.takes(live, message) && may_see(&who, message)
+        };
         let page = self
             .outbox
             .journal
-            .read(move |view| page(view, place, &wanted, before, limit))
+            .read(move |view| page(view, place, &takes, before, limit))
             .await
             .map_err(|error| unreadable(&error))?;
         Ok(problem::json(200, &page))
@@ -510,11 +516,16 @@ struct Page {
     next_cursor: Option<String>,
 }
 
+/// A client sees what it sent, and the digests that it may have gone into; their contents it does not.
+fn may_see(who: &Who, message: &Message) -> bool {
+    who.owns(&message.client) || message.client == fold::CLIENT
+}
+
 /// Newest first, from both tables at once.
 fn page(
     view: &View<'_>,
     place: crate::journal::queue::Place,
-    wanted: &Wanted,
+    takes: &dyn Fn(&Live, &Message) -> bool,
     before: u64,
     limit: usize,
 ) -> Result<Page, ReadError> {
@@ -541,7 +552,7 @@ fn page(
             if let (Ok(message), Some(Ok(live))) = (
                 record::decode::<Message>(payload),
                 live.map(|live| record::decode::<Live>(&live)),
-            ) && wanted.takes(&live, &message)
+            ) && takes(&live, &message)
             {
                 messages.extend(serde_json::to_value(show::message(&message, &live)));
             }

@@ -37,6 +37,21 @@ fn nobody() -> Value {
     json!({"users": ["nobody"]})
 }
 
+#[tokio::test]
+async fn a_client_sees_only_what_it_sent() {
+    let stage = stage("").await;
+    let id = stage.send(&text_to(&robot(), "mine")).await;
+    stage.reaches(&id, "sent").await;
+    let path = format!("/v1/messages/{id}");
+    let other = ask(&stage, OTHER_TOKEN, "GET", &path, &Value::Null).await;
+    assert_eq!(other.status, 404, "{}", other.body);
+    let list = ask(&stage, OTHER_TOKEN, "GET", "/v1/messages", &Value::Null).await;
+    assert_eq!(list.json()["messages"], json!([]));
+    let mine = stage.get("/v1/messages").await.json();
+    assert_eq!(mine["messages"][0]["id"], id.as_str());
+    stage.close().await;
+}
+
 /// A message that is dead because its robot is gone.
 async fn gone(stage: &Stage, text: &str) -> String {
     let answer = r#"{"errcode":300005,"errmsg":"token is not exist"}"#;
@@ -110,8 +125,12 @@ async fn a_client_sees_and_replays_only_what_it_sent_itself() {
     )
     .await;
     let theirs = theirs.json()["id"].as_str().unwrap().to_owned();
-    stage.reaches(&theirs, "dead").await;
     let get = async |token: &str, path: &str| ask(&stage, token, "GET", path, &Value::Null).await;
+    until("theirs is dead", async || {
+        let path = format!("/v1/messages/{theirs}");
+        get(OTHER_TOKEN, &path).await.json()["state"] == "dead"
+    })
+    .await;
     assert_eq!(
         ids(&get(API_TOKEN, "/v1/dead").await.json()),
         std::slice::from_ref(&mine)

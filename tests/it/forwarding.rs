@@ -202,6 +202,59 @@ async fn an_event_beyond_its_lifetime_is_a_dead_letter_that_can_be_replayed() {
     stage.close().await;
 }
 
+/// Of those behind a breaker each needed a probe of its own, one in five minutes.
+#[tokio::test]
+async fn events_that_waited_behind_a_breaker_die_of_their_age_together() {
+    let edit = |config: String| format!("{config}[inbound]\nlifetime_s = 1\n");
+    let stage = Stage::with(fast(), edit).await;
+    stage.platform.set(PlatformSwitches {
+        status: Some(500),
+        ..PlatformSwitches::default()
+    });
+    for number in 0..60 {
+        assert!(stage.push(&other_event(number)).await.acknowledged);
+    }
+    until("all are dead", async || {
+        let dead = stage.daemon.socket("GET", "/v1/dead?limit=200").await;
+        dead.unwrap()["dead"].as_array().unwrap().len() == 60
+    })
+    .await;
+    let attempts = stage.platform.attempts().len();
+    assert!(attempts < 60, "{attempts}: the breaker was open");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_removed_leaves_no_trouble_behind() {
+    let stage = Stage::open().await;
+    stage.platform.set(PlatformSwitches {
+        status: Some(500),
+        ..PlatformSwitches::default()
+    });
+    for number in 0..8 {
+        assert!(stage.push(&other_event(number)).await.acknowledged);
+    }
+    let metric = async |line: &str| stage.metrics().await.contains(line);
+    let breaker = "dingd_breaker_state{destination=\"platform\"}";
+    until("the breaker is open", async || {
+        metric(&format!("{breaker} 2")).await
+    })
+    .await;
+    let (before, platform) = stage.config.split_once("[[upstreams]]").unwrap();
+    let (_, after) = platform.split_once("[limits").unwrap();
+    reload(&stage, &format!("{before}[limits{after}")).await;
+    until("nothing is wrong any more", async || {
+        stage.ready().await["degraded"] == json!([]) && metric(&format!("{breaker} 0")).await
+    })
+    .await;
+    until("its events are given up", async || {
+        let dead = stage.daemon.socket("GET", "/v1/dead").await.unwrap();
+        dead["dead"].as_array().unwrap().len() == 8
+    })
+    .await;
+    stage.close().await;
+}
+
 #[tokio::test]
 async fn an_upstream_that_is_gone_is_left_alone_and_reported_until_its_url_changes() {
     let stage = Stage::open().await;

@@ -253,13 +253,19 @@ async fn the_command_line_shows_and_sends() {
         text.contains("安装") || text.contains("Install the cool app"),
         "{text}"
     );
+    let (_, text) = run(&["chats", "no such title"]).await;
+    assert!(text.contains("No such groups"), "{text}");
     let (code, text) = run(&["send", "--robot", "robot-0", "hello", "--json"]).await;
     assert_eq!(code, Some(0), "{text}");
     let id = serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"]
         .as_str()
         .unwrap()
         .to_owned();
-    stage.reaches(&id, "sent").await;
+    until("it is sent", async || {
+        let shown = run(&["messages", "show", &id, "--json"]).await.1;
+        shown.contains("\"sent\"")
+    })
+    .await;
     let log = stage.log();
     let audited = |line: &str| line.contains("dingd::audit") && line.contains("operator");
     assert!(log.lines().any(audited), "{log}");
