@@ -159,6 +159,29 @@ impl Titles {
         }
     }
 
+    /// Tells of a name that was asked for and not had.
+    fn missed(&self, app: &App, verdict: &Verdict) -> Missed {
+        let why = verdict.reason().map_or_else(String::new, |reason| {
+            format!("{} — {} / {}", reason.detail, reason.fix_zh, reason.fix_en)
+        });
+        let text = format!(
+            "names of groups of app {} cannot be looked up: {why}",
+            app.name
+        );
+        if self.health.degraded(trouble(&app.name), text) {
+            tracing::warn!(
+                app = %app.name,
+                %why,
+                "cannot look up a group's name; what DingTalk refuses is asked again in some hours, or after a reload"
+            );
+        }
+        match verdict {
+            Verdict::Sent { .. } | Verdict::Dead(_) => Missed::Refused,
+            Verdict::Blocked { .. } => Missed::Blocked,
+            _ => Missed::Failed,
+        }
+    }
+
     async fn look_up(&self, app: &App, group: &Unsure) -> Result<(), Missed> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -210,26 +233,7 @@ impl Titles {
             .filter(|_| matches!(judged.verdict, Verdict::Sent { .. }))
             .and_then(|reply| serde_json::from_slice::<Found>(&reply.body).ok()?.title);
         let Some(title) = title.filter(|title| !title.is_empty()) else {
-            let why = judged.verdict.reason().map_or_else(String::new, |reason| {
-                format!("{} — {} / {}", reason.detail, reason.fix_zh, reason.fix_en)
-            });
-            let missed = match judged.verdict {
-                Verdict::Sent { .. } | Verdict::Dead(_) => Missed::Refused,
-                Verdict::Blocked { .. } => Missed::Blocked,
-                _ => Missed::Failed,
-            };
-            let text = format!(
-                "names of groups of app {} cannot be looked up: {why}",
-                app.name
-            );
-            if self.health.degraded(trouble(&app.name), text) {
-                tracing::warn!(
-                    app = %app.name,
-                    %why,
-                    "cannot look up a group's name; what DingTalk refuses is asked again in some hours, or after a reload"
-                );
-            }
-            return Err(missed);
+            return Err(self.missed(app, &judged.verdict));
         };
         self.found(&app.name);
         // The install may be a little in our future, by DingTalk's clock.

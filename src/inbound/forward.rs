@@ -425,7 +425,6 @@ impl Work {
             self.forwarder.clock.wall_ms(),
         );
         let (seq, index) = attempt.item;
-        let trouble = trouble(&attempt.upstream);
         self.teach_breaker(&attempt, mono_ms);
         if let Some(budget) = self.budgets.get_mut(&attempt.upstream) {
             budget.give_back(attempt.repeats);
@@ -445,6 +444,7 @@ impl Work {
                 target.reason = None;
                 self.failing_since_ms.remove(&attempt.upstream);
                 self.taken(seq, answered);
+                let trouble = trouble(&attempt.upstream);
                 if self.forwarder.health.recovered(&trouble) {
                     tracing::info!(upstream = %attempt.upstream, "the upstream takes events again");
                 }
@@ -476,21 +476,9 @@ impl Work {
             // When the upstream is tried again.
             Outcome::Gone => (gone(), 0),
         };
-        let text = format!(
-            "upstream {}: {} — {} / {}",
-            attempt.upstream, reason.detail, reason.fix_zh, reason.fix_en
-        );
-        self.failing_since_ms
-            .entry(attempt.upstream.clone())
-            .or_insert(mono_ms);
-        let upstreams = &self.settings.upstreams;
-        if upstreams.iter().any(|up| up.name == attempt.upstream)
-            && self.forwarder.health.degraded(trouble, text)
-        {
-            tracing::warn!(upstream = %attempt.upstream, detail = %reason.detail, "the upstream does not take events; they wait");
-        }
-        target.reason = Some(reason);
+        target.reason = Some(reason.clone());
         target.due_ms = wall_ms + delay_ms;
+        self.stumbles(&attempt.upstream, &reason, mono_ms);
         let landed = Landed::Again {
             due_ms: mono_ms + delay_ms,
             failed: delay_ms > 0,
@@ -499,6 +487,23 @@ impl Work {
             metrics::reordered();
         }
         self.progress(seq);
+    }
+
+    /// The upstream did not take an event.
+    fn stumbles(&mut self, upstream: &str, reason: &Reason, now_ms: u64) {
+        if self.settings.upstreams.iter().all(|up| up.name != upstream) {
+            return;
+        }
+        self.failing_since_ms
+            .entry(upstream.to_owned())
+            .or_insert(now_ms);
+        let text = format!(
+            "upstream {upstream}: {} — {} / {}",
+            reason.detail, reason.fix_zh, reason.fix_en
+        );
+        if self.forwarder.health.degraded(trouble(upstream), text) {
+            tracing::warn!(upstream, detail = %reason.detail, "the upstream does not take events; they wait");
+        }
     }
 
     /// Whoever asked needs nobody else if it was the one who answers that took the event.
