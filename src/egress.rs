@@ -138,6 +138,8 @@ pub struct Permit {
     metered: Option<Metered>,
     egress: Arc<Egress>,
     open: bool,
+    /// Which message's call it is, if one's.
+    message: Option<u64>,
 }
 
 /// What a call came to: to be written to disk with its result.
@@ -189,8 +191,9 @@ impl Egress {
         let cleared = {
             let mut limits = self.limits();
             limits.set_rules(settings.rules.clone());
-            // A reload usually follows a cure: whoever was blocked may try at once.
-            limits.clear_pauses(&[Kind::App, Kind::AppApi, Kind::Organisation])
+            // A reload usually follows a cure: whoever was blocked, or used up, may try at once. What DingTalk
+            // imposed is waited out.
+            limits.clear_pauses(&[Kind::Organisation])
         };
         self.unpaused(&cleared);
         self.withdraw();
@@ -224,6 +227,7 @@ impl Egress {
             metered,
             egress: self.clone(),
             open: true,
+            message: None,
         })
     }
 
@@ -258,8 +262,13 @@ impl Egress {
         permit.open = false;
         let now_ms = self.clock.mono_ms();
         let jitter = crate::delivery::random::share();
-        self.limits()
-            .release(&permit.keys, said_by(verdict), now_ms, jitter);
+        self.limits().release_of(
+            permit.message,
+            &permit.keys,
+            said_by(verdict),
+            now_ms,
+            jitter,
+        );
         self.report_breakers(&permit.keys, verdict);
         let pause = self.pause(&permit.keys, verdict);
         let mut entries = vec![];
@@ -422,6 +431,11 @@ impl Egress {
 }
 
 impl Permit {
+    /// It is for a call of this message: one that fails again and again says nothing new about the host.
+    pub fn for_message(&mut self, seq: u64) {
+        self.message = Some(seq);
+    }
+
     /// What it covers.
     pub fn keys(&self) -> &[Key] {
         &self.keys
@@ -505,6 +519,10 @@ pub fn robot_keys(robot: &str) -> Vec<Key> {
     vec![
         Key::EGRESS,
         oapi(),
+        Key::new(
+            Kind::Api,
+            short_digest(&[Api::WebhookSend.label().as_bytes()]),
+        ),
         ledger::meter_key(robot, Api::WebhookSend),
         Key::new(Kind::Robot, short_digest(&[robot.as_bytes()])),
     ]

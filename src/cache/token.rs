@@ -127,6 +127,12 @@ impl Tokens {
             .map(|token| token.value)
     }
 
+    /// Whether somebody is fetching the app's token.
+    pub fn is_fetching(&self, app: &str) -> bool {
+        let app = self.apps.load().get(app).cloned();
+        app.is_some_and(|app| app.fetching.try_lock().is_err())
+    }
+
     /// The app's token; fetches it if there is none. The error is the verdict for whatever needed it.
     pub async fn get(&self, app: &str) -> Result<Secret, Verdict> {
         let Some(app) = self.apps.load().get(app).cloned() else {

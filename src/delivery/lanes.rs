@@ -11,7 +11,7 @@ use super::queues::{Items, Queue};
 use super::state::Priority;
 
 /// A failing head blocks its lane no longer than this, in milliseconds; then it steps aside.
-const HEAD_BLOCKS_MAX_MS: u64 = 300_000;
+pub const HEAD_BLOCKS_MAX_MS: u64 = 300_000;
 
 /// A lane's place in [`Lanes`]. Reused after the lane ran empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +31,8 @@ pub struct Lanes<K, T, G> {
     aside: BTreeSet<(u64, u64)>,
     aside_items: HashMap<u64, (K, Priority, T)>,
     next_aside: u64,
+    /// Stepped aside for one that came back.
+    displaced: Vec<T>,
 }
 
 /// Lanes of equal urgency in the order of their turns. Those with a backlog and the others alternate, so
@@ -117,6 +119,7 @@ impl<K, T, G> Default for Lanes<K, T, G> {
             aside: BTreeSet::new(),
             aside_items: HashMap::new(),
             next_aside: 0,
+            displaced: Vec::new(),
         }
     }
 }
@@ -139,6 +142,23 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
             _ => {}
         }
         None
+    }
+
+    /// The head of a lane, if it is `item`, steps aside for whatever comes behind it.
+    pub fn let_pass(&mut self, key: &K, item: T)
+    where
+        T: PartialEq,
+    {
+        let lane = self.by_key.get(key).and_then(|id| self.slots.get_mut(id.0));
+        if let Some(lane) = lane {
+            lane.steps_aside = matches!(lane.waits, Waits::Moment(_))
+                && self.items.front(&lane.queue) == Some(item);
+        }
+    }
+
+    /// Heads that stepped aside for one that came back, since this was last asked.
+    pub fn displaced(&mut self) -> Vec<T> {
+        std::mem::take(&mut self.displaced)
     }
 
     /// Whether a lane's head waits for a time that has not come: it failed, and what comes behind it waits
@@ -428,7 +448,8 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
         {
             self.aside.pop_first();
             if let Some((key, priority, item)) = self.aside_items.remove(&aside) {
-                self.push(&key, priority, item, 0);
+                let displaced = self.push(&key, priority, item, 0);
+                self.displaced.extend(displaced);
             }
         }
     }
@@ -477,6 +498,25 @@ mod tests {
         }
         // Whose first message was new may go twice at first; from then on they alternate.
         assert_eq!(order, [20, 21, 22, 0, 1, 10, 2, 11, 12]);
+    }
+
+    /// The second to step aside was not known to have been overtaken.
+    #[test]
+    fn a_head_that_makes_way_for_one_that_comes_back_is_told_of() {
+        let mut lanes = Test::default();
+        let later = |due_ms| Landed::Again {
+            due_ms,
+            failed: true,
+        };
+        lanes.push(&"a", Priority::Normal, 1, 0);
+        lanes.push(&"a", Priority::Normal, 2, 0);
+        let (id, _) = take(&mut lanes, 0).unwrap();
+        assert!(lanes.land(id, later(HEAD_BLOCKS_MAX_MS), 0));
+        let (id, item) = take(&mut lanes, 0).unwrap();
+        assert!(item == 2 && !lanes.land(id, later(2 * HEAD_BLOCKS_MAX_MS), 0));
+        assert_eq!(take(&mut lanes, HEAD_BLOCKS_MAX_MS).unwrap().1, 1);
+        assert_eq!(lanes.displaced(), [2]);
+        assert!(lanes.displaced().is_empty());
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub enum Ambiguous {
     Drop,
 }
 
-/// After this many repeats whose outcome is unknown as well, a message is parked.
+/// After this many repeats whose outcome is unknown as well, a call is not made again.
 const AMBIGUOUS_RETRIES_MAX: u8 = 2;
 
 /// What became of one recipient.
@@ -202,6 +202,9 @@ pub struct Call {
     /// recognises a repeat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carrier: Option<String>,
+    /// Repeats after an unknown outcome.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub ambiguous: u8,
 }
 
 impl Call {
@@ -220,6 +223,7 @@ impl Call {
             outcome: CallOutcome::Pending,
             attempts: 0,
             carrier: None,
+            ambiguous: 0,
         }
     }
 
@@ -237,6 +241,38 @@ impl Call {
         if free {
             self.carrier = None;
         }
+    }
+
+    /// What remains of an answer that names those who did not get it but proves nothing for the others: they
+    /// may have it or not.
+    fn unproven(&mut self, verdict: &Verdict) -> Option<Verdict> {
+        let Verdict::SentInPart {
+            handle: None,
+            invalid,
+            throttled,
+        } = verdict
+        else {
+            return None;
+        };
+        let is_named = |id: &str| {
+            [invalid, throttled]
+                .iter()
+                .any(|ids| ids.iter().any(|it| it == id))
+        };
+        if self.waiting().into_iter().all(is_named) {
+            return None;
+        }
+        for recipient in &mut self.recipients {
+            if invalid.contains(&recipient.id) {
+                recipient.outcome = RecipientOutcome::InvalidUser;
+            }
+        }
+        Some(Verdict::Unknown(Reason::new(
+            "outcome_unknown",
+            "DingTalk named some who did not get it, and no key for the others",
+            "在钉钉中核对其余的人是否收到，再用 dingd messages resolve 说明。",
+            "Check in DingTalk whether the others got it, then say so with dingd messages resolve.",
+        )))
     }
 
     /// Whom the next attempt is for.
@@ -264,8 +300,6 @@ pub struct Progress {
     pub attempts: u32,
     /// Failures since the last success or replay: the exponent of the schedule.
     pub failures: u32,
-    /// Repeats after an unknown outcome.
-    pub ambiguous: u8,
     /// Wall time of the next attempt, in milliseconds; 0 = at once.
     pub due_ms: u64,
     /// The call that is under way: an intent, committed before the first byte leaves.
@@ -315,7 +349,6 @@ impl Progress {
             state: State::Queued,
             attempts: 0,
             failures: 0,
-            ambiguous: 0,
             due_ms: 0,
             in_flight: None,
             calls,
@@ -378,13 +411,13 @@ impl Progress {
             return self.conclude();
         };
         call.attempts += 1;
-        call.release(verdict, self.ambiguous > 0, policy);
-        let scheduled = match verdict {
+        call.release(verdict, call.ambiguous > 0, policy);
+        let unproven = call.unproven(verdict);
+        let scheduled = match unproven.as_ref().unwrap_or(verdict) {
             Verdict::Sent { handle } => {
                 settle_in_full(call, handle.as_deref());
                 self.attempts += 1;
                 self.failures = 0;
-                self.ambiguous = 0;
                 None
             }
             Verdict::SentInPart {
@@ -426,9 +459,9 @@ impl Progress {
                 self.attempts += 1;
                 self.reason = Some(reason.clone());
                 let again =
-                    keyed || policy == Ambiguous::Retry && self.ambiguous < AMBIGUOUS_RETRIES_MAX;
+                    keyed || policy == Ambiguous::Retry && call.ambiguous < AMBIGUOUS_RETRIES_MAX;
                 if again {
-                    self.ambiguous = self.ambiguous.saturating_add(1);
+                    call.ambiguous = call.ambiguous.saturating_add(1);
                     Some(bump(&mut self.failures))
                 } else {
                     call.outcome = match policy {
@@ -507,6 +540,11 @@ impl Progress {
         }
         Next::Finished
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_none_yet(number: &u8) -> bool {
+    *number == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
@@ -597,6 +635,50 @@ mod tests {
         let mut progress = Progress::new(vec![Call::to(recipients)]);
         progress.depart(0);
         progress
+    }
+
+    /// The third call of a message was given up after one try, because the first two had been repeated.
+    #[test]
+    fn each_call_has_its_own_repeats_after_unknown_outcomes() {
+        let calls = ["a", "b", "c"].map(|id| Call::to(vec![id.to_owned()]));
+        let mut progress = Progress::new(calls.to_vec());
+        let unknown = Verdict::Unknown(reason());
+        for index in [0, 1, 2, 0, 1, 2] {
+            progress.depart(index);
+            let next = progress.settle(&unknown, Ambiguous::Retry, false);
+            assert!(matches!(next, Next::Scheduled { .. }), "{index}");
+        }
+        progress.depart(0);
+        progress.settle(&Verdict::Sent { handle: None }, Ambiguous::Retry, false);
+        progress.depart(1);
+        progress.settle(&unknown, Ambiguous::Retry, false);
+        let outcomes = progress.calls.iter().map(|call| call.outcome);
+        let expected = [
+            CallOutcome::Sent,
+            CallOutcome::Unknown,
+            CallOutcome::Pending,
+        ];
+        assert_eq!(outcomes.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn whom_an_answer_without_a_key_does_not_name_may_have_it_or_not() {
+        let in_part = |throttled: &[&str]| Verdict::SentInPart {
+            handle: None,
+            invalid: vec!["b".to_owned()],
+            throttled: throttled.iter().map(|id| (*id).to_owned()).collect(),
+        };
+        let mut progress = departed(&["a", "b"]);
+        progress.settle(&in_part(&[]), Ambiguous::Hold, false);
+        assert_eq!(progress.state, State::Unknown);
+        let outcomes = progress.calls[0].recipients.iter().map(|r| r.outcome);
+        assert_eq!(
+            outcomes.collect::<Vec<_>>(),
+            [RecipientOutcome::Pending, RecipientOutcome::InvalidUser]
+        );
+        let mut progress = departed(&["a", "b"]);
+        progress.settle(&in_part(&["a"]), Ambiguous::Hold, false);
+        assert_eq!(progress.state, State::Retrying, "all are named");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::message::{Content, Markdown, Text};
+use super::message::{ActionCard, Content, Link, Markdown, Text};
 use crate::delivery::state::Priority;
 
 /// Things listed with the line under their headline: a phone shows about ten without scrolling. Further
@@ -23,6 +23,8 @@ const LINE_CHARS_MAX: usize = 100;
 /// The longest digest in bytes as JSON: leaves room for mentions below DingTalk's 15,000 and 20,000
 /// (outbound.md §2.1, §3.1).
 const BYTES_MAX: usize = 12_000;
+/// Longer addresses are left out, in bytes.
+const URL_BYTES_MAX: usize = 500;
 /// Names of what has mended itself, in one line.
 const RESOLVED_BYTES_MAX: usize = 1_500;
 /// DingTalk's clocks and readers are at UTC+8, which has no summer time.
@@ -47,7 +49,7 @@ pub enum Fold {
     Never,
     /// Plain text.
     Text,
-    /// Markdown.
+    /// Markdown, and what has a title, a text and a link.
     Markdown,
     /// Is a digest itself.
     Digest,
@@ -58,12 +60,8 @@ impl Fold {
     pub fn of(content: &Content) -> Self {
         match content {
             Content::Text(_) => Self::Text,
-            Content::Markdown(_) => Self::Markdown,
-            Content::Link(_)
-            | Content::ActionCard(_)
-            | Content::Raw(_)
-            | Content::Card(_)
-            | Content::CardUpdate(_) => Self::Never,
+            Content::Markdown(_) | Content::Link(_) | Content::ActionCard(_) => Self::Markdown,
+            Content::Raw(_) | Content::Card(_) | Content::CardUpdate(_) => Self::Never,
         }
     }
 }
@@ -95,11 +93,19 @@ pub fn shortened(content: &Content) -> Content {
             title: start(&markdown.title, TEXT_CHARS_MAX).to_owned(),
             text: start(&markdown.text, TEXT_CHARS_MAX).to_owned(),
         }),
-        Content::Link(_)
-        | Content::ActionCard(_)
-        | Content::Raw(_)
-        | Content::Card(_)
-        | Content::CardUpdate(_) => content.clone(),
+        Content::Link(link) => Content::Link(Link {
+            title: start(&link.title, TEXT_CHARS_MAX).to_owned(),
+            text: start(&link.text, TEXT_CHARS_MAX).to_owned(),
+            url: link.url.clone(),
+            picture_url: None,
+        }),
+        Content::ActionCard(card) => Content::ActionCard(ActionCard {
+            title: start(&card.title, TEXT_CHARS_MAX).to_owned(),
+            text: start(&card.text, TEXT_CHARS_MAX).to_owned(),
+            buttons: card.buttons.iter().take(1).cloned().collect(),
+            vertical: None,
+        }),
+        Content::Raw(_) | Content::Card(_) | Content::CardUpdate(_) => content.clone(),
     }
 }
 
@@ -231,6 +237,9 @@ fn entry(topic: &Topic<'_>, told: bool, marks: bool) -> String {
         &mut entry,
         format_args!(" {}", clock(topic.newest.accepted_ms)),
     );
+    if let Some(url) = more_at(topic.newest.content).filter(|_| marks && told) {
+        write(&mut entry, format_args!(" [↗]({url})"));
+    }
     if let Some(line) = second_line(topic.newest).filter(|_| told) {
         write(&mut entry, format_args!("{}  {line}", line_end(marks)));
     }
@@ -272,6 +281,23 @@ fn headline(item: &Item<'_>) -> String {
         Content::Raw(_) | Content::Card(_) | Content::CardUpdate(_) => None,
     };
     cut(&plain(line.unwrap_or("…")), HEADLINE_CHARS_MAX)
+}
+
+/// Where one reads more: of several buttons the first.
+fn more_at(content: &Content) -> Option<String> {
+    let url = match content {
+        Content::Link(link) => &link.url,
+        Content::ActionCard(card) => &card.buttons.first()?.url,
+        Content::Text(_)
+        | Content::Markdown(_)
+        | Content::Raw(_)
+        | Content::Card(_)
+        | Content::CardUpdate(_) => return None,
+    };
+    // What would end a link in markdown.
+    let url = url.replace('(', "%28").replace(')', "%29");
+    let is_whole = url.len() <= URL_BYTES_MAX && !url.contains(char::is_whitespace);
+    is_whole.then_some(url)
 }
 
 /// The first line that says something new.
@@ -451,6 +477,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dingtalk::message::Button;
 
     /// 14:02 at UTC+8.
     const AT_MS: u64 = 1_796_018_520_000;
@@ -484,6 +511,33 @@ mod tests {
             Content::Text(text) => &text.content,
             _ => panic!("neither text nor markdown"),
         }
+    }
+
+    /// As Grafana and Alertmanager send them: title, text, a button.
+    #[test]
+    fn what_has_a_button_keeps_its_first_link() {
+        let card = Content::ActionCard(ActionCard {
+            title: "P1 磁盘将满".to_owned(),
+            text: "主机 db-01".to_owned(),
+            buttons: ["https://g.example/d(1)", "https://g.example/silence"]
+                .map(|url| Button {
+                    title: "查看".to_owned(),
+                    url: url.to_owned(),
+                })
+                .to_vec(),
+            vertical: None,
+        });
+        let card = shortened(&card);
+        assert_eq!(Fold::of(&card), Fold::Markdown);
+        let items = [item(0, None, false, &card), item(1, None, false, &card)];
+        let digest = digest(&items, Fold::Markdown, Language::Zh);
+        let text = text_of(&digest);
+        assert!(
+            text.contains(
+                "- **P1 磁盘将满** 14:02 [↗](https://g.example/d%281%29)  \n  主机 db-01"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

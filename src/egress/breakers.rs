@@ -19,12 +19,21 @@ pub enum Said {
     Nothing,
 }
 
+/// Whose call it was: the conversation's, or, of calls that are for none, the message's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// A group's or a robot's.
+    Conversation(Key),
+    /// A message's to people, or a change of a card.
+    Message(u64),
+}
+
 /// All breakers. `now_ms` is monotonic everywhere.
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
     by_key: HashMap<Key, Breaker>,
     /// Whose call each host failed last: one that fails again and again says no more about the host.
-    failed_last: HashMap<Key, Key>,
+    failed_last: HashMap<Key, Whose>,
 }
 
 impl Breakers {
@@ -51,17 +60,17 @@ impl Breakers {
         }
     }
 
-    /// A call under `keys` ended, of which `key` is one with `in_flight` calls, this one among them.
+    /// A call ended under `key`, which has `in_flight` calls, this one among them.
     pub(super) fn teach(
         &mut self,
         key: Key,
-        keys: &[Key],
+        whose: Option<Whose>,
         in_flight: u32,
         said: Said,
         (now_ms, jitter): (u64, f64),
     ) {
         let said = match said {
-            said if key.kind == Kind::Host => self.of_host(key, keys, said),
+            said if key.kind == Kind::Host => self.of_host(key, whose, said),
             // Nothing came to the conversation.
             Said::Failed(Failure::Connection) => Said::Nothing,
             said => said,
@@ -83,13 +92,12 @@ impl Breakers {
         report(key, was, breaker.state());
     }
 
-    /// What a call says of its host: a conversation that failed last and fails again, nothing new.
-    fn of_host(&mut self, host: Key, keys: &[Key], said: Said) -> Said {
-        let conversation = keys.iter().find(|key| key.is_conversation());
-        match (said, conversation) {
-            (Said::Failed(Failure::Server), Some(key)) => {
-                match self.failed_last.insert(host, *key) {
-                    Some(last) if last == *key => Said::Nothing,
+    /// What a call says of its host: whose failed last and fails again, nothing new.
+    fn of_host(&mut self, host: Key, whose: Option<Whose>, said: Said) -> Said {
+        match (said, whose) {
+            (Said::Failed(Failure::Server), Some(whose)) => {
+                match self.failed_last.insert(host, whose) {
+                    Some(last) if last == whose => Said::Nothing,
                     _ => said,
                 }
             }
@@ -198,6 +206,24 @@ mod tests {
             fails(&mut limits, &other, Failure::Server, NOW_MS);
         }
         assert!(limits.is_open(host));
+    }
+
+    /// Or a change of a card: neither is for a conversation.
+    #[test]
+    fn a_message_to_people_that_fails_alone_does_not_open_the_host() {
+        let mut limits = Limits::new(Rules::default());
+        let host = [Key::new(Kind::Host, 1)];
+        let said = Said::Failed(Failure::Server);
+        for _ in 0..20 {
+            limits.acquire(&host, true, NOW_MS).unwrap();
+            limits.release_of(Some(7), &host, said, NOW_MS, 0.5);
+        }
+        assert!(!limits.is_open(host[0]));
+        for seq in 0..4 {
+            limits.acquire(&host, true, NOW_MS).unwrap();
+            limits.release_of(Some(seq), &host, said, NOW_MS, 0.5);
+        }
+        assert!(limits.is_open(host[0]));
     }
 
     #[test]

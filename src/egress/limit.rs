@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::breakers::{Breakers, Said};
+use super::breakers::{Breakers, Said, Whose};
 use super::ends::Ends;
 use super::pause::Pause;
 use crate::delivery::breaker::State;
@@ -319,10 +319,25 @@ impl Limits {
     /// A call ended: its place ages from now. `said` is what it says about the host and, if that was
     /// reached, about the conversation.
     pub fn release(&mut self, keys: &[Key], said: Said, now_ms: u64, jitter: f64) {
+        self.release_of(None, keys, said, now_ms, jitter);
+    }
+
+    /// As [`Self::release`], of a call of `message`.
+    pub(super) fn release_of(
+        &mut self,
+        message: Option<u64>,
+        keys: &[Key],
+        said: Said,
+        now_ms: u64,
+        jitter: f64,
+    ) {
+        let conversation = keys.iter().find(|key| key.is_conversation());
+        let whose = conversation.map(|key| Whose::Conversation(*key));
+        let whose = whose.or(message.map(Whose::Message));
         for key in keys {
             let in_flight = self.gates.get(key).map_or(0, |gate| gate.in_flight);
             self.breakers
-                .teach(*key, keys, in_flight, said, (now_ms, jitter));
+                .teach(*key, whose, in_flight, said, (now_ms, jitter));
             if key.kind == Kind::Host {
                 continue;
             }

@@ -25,20 +25,20 @@ impl Pause {
             Wait::Fixed(ms) => ms,
             Wait::NextMinute => 60_000 - wall_ms % 60_000,
             // Others that were in flight say the same: that is no new offence.
-            Wait::Growing(first_ms) if self.holds(now_ms) => {
-                self.last_ms.max(first_ms).min(self.until_ms - now_ms)
+            Wait::Growing(first_ms) if self.holds(now_ms) && first_ms <= self.last_ms => {
+                self.until_ms - now_ms
             }
             // Paused again soon after the last pause: twice as long.
             Wait::Growing(first_ms) => {
                 let again = self.last_ms > 0 && !self.is_forgotten(now_ms);
-                if again {
-                    (self.last_ms * 2).min(GROWS_TO_MS)
+                if again && !self.holds(now_ms) {
+                    (self.last_ms * 2).min(GROWS_TO_MS).max(first_ms)
                 } else {
                     first_ms
                 }
             }
         };
-        if !self.holds(now_ms) {
+        if !self.holds(now_ms) || pause_ms > self.last_ms {
             self.last_ms = pause_ms;
         }
         self.curable = false;
@@ -113,5 +113,34 @@ impl Pause {
 
     fn is_forgotten(&self, now_ms: u64) -> bool {
         now_ms >= self.until_ms.saturating_add(self.last_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_growing_pause_is_never_shorter_than_what_is_asked_for() {
+        let mut pause = Pause::default();
+        assert_eq!(pause.begin(Wait::Fixed(1_000), 0, 0), 1_000);
+        // Within a short one, and right after it.
+        assert_eq!(pause.begin(Wait::Growing(60_000), 500, 0), 60_500);
+        assert_eq!(
+            pause.begin(Wait::Growing(60_000), 600, 0),
+            60_500,
+            "in flight"
+        );
+        assert_eq!(pause.begin(Wait::Growing(60_000), 60_500, 0), 180_500);
+        let mut pause = Pause::default();
+        pause.begin(Wait::Fixed(1_000), 0, 0);
+        assert_eq!(pause.begin(Wait::Growing(60_000), 1_500, 0), 61_500);
+        // Asked for by `Retry-After`, again and again.
+        let mut pause = Pause::default();
+        assert_eq!(pause.begin(Wait::Growing(1_800_000), 0, 0), 1_800_000);
+        assert_eq!(
+            pause.begin(Wait::Growing(1_800_000), 1_800_000, 0),
+            3_600_000
+        );
     }
 }

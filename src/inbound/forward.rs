@@ -211,6 +211,9 @@ impl Work {
         let now_ms = self.forwarder.clock.mono_ms();
         self.adopt(&settings);
         self.open_gates(now_ms);
+        for _ in self.lanes.displaced() {
+            metrics::reordered();
+        }
         for _ in 0..STEP_MAX {
             if let Some((lane, item)) = self.lanes.next(now_ms) {
                 self.start(&settings, lane, item, now_ms);

@@ -12,7 +12,7 @@ use super::send::{Ahead, Left};
 use super::{Live, Route};
 use crate::clock::Clock;
 use crate::delivery::id::{MessageId, short_digest};
-use crate::delivery::lanes::{Landed, LaneId, Lanes};
+use crate::delivery::lanes::{HEAD_BLOCKS_MAX_MS, Landed, LaneId, Lanes};
 use crate::delivery::random;
 use crate::delivery::retry::DINGTALK;
 use crate::delivery::state::{Next, Priority, State};
@@ -149,6 +149,12 @@ impl Backlog {
             self.stepped_aside(head);
             metrics::reordered();
         }
+        // Read back at a start: as before it, nothing waits for one that fails and is far from its turn.
+        let progress = &live.progress;
+        let is_far = left_ms >= HEAD_BLOCKS_MAX_MS || progress.reordered && left_ms > 0;
+        if progress.failures > 0 && is_far {
+            self.lanes.let_pass(&lane, seq);
+        }
     }
 
     /// Takes in a message that is on disk as part of `digest`.
@@ -204,7 +210,7 @@ impl Backlog {
         }
         let (entries, mut taken, mut log2) = (&self.entries, 0_u64, first.members_max_log2);
         let mut parts = self.lanes.take_while(&first.lane, |seq| {
-            let Some(entry) = entries.get(&seq) else {
+            let Some(entry) = entries.get(&seq).filter(|entry| entry.expires_ms > now_ms) else {
                 // Cancelled or expired while it waited.
                 return true;
             };
@@ -213,7 +219,11 @@ impl Backlog {
             taken += u64::from(wanted);
             wanted
         });
-        parts.retain(|seq| entries.contains_key(seq));
+        parts.retain(|seq| {
+            entries
+                .get(seq)
+                .is_some_and(|entry| entry.expires_ms > now_ms)
+        });
         if parts.len() < 2 {
             self.lanes.put_before_head(lane, head);
             return vec![];
@@ -309,6 +319,20 @@ impl Backlog {
             self.leanings.remove(&seq);
         } else {
             self.leanings.insert(seq, leaning);
+        }
+    }
+
+    /// Whether `seq` is not worth sending any more.
+    pub(super) fn is_expired(&self, seq: u64, now_ms: u64) -> bool {
+        let entry = self.entries.get(&seq);
+        entry.is_some_and(|entry| entry.expires_ms <= now_ms)
+    }
+
+    /// Heads that stepped aside for one that came back count as overtaken.
+    pub(super) fn note_displaced(&mut self) {
+        for head in self.lanes.displaced() {
+            self.stepped_aside(head);
+            metrics::reordered();
         }
     }
 
@@ -740,6 +764,40 @@ mod tests {
         backlog.forget(5);
         backlog.unfold(5, Again::Folded);
         assert_eq!(turns(&mut backlog, now_ms), [vec![1, 2, 3], vec![4]]);
+    }
+
+    /// More than can be ended at once have expired: none of them is told of any more.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_expired_goes_into_no_digest() {
+        let mut backlog = backlog(&[10_000, 10_000, 60_000, 10_000, 60_000]);
+        let now_ms = backlog.clock.mono_ms() + 10_000;
+        assert!(backlog.is_expired(1, now_ms) && !backlog.is_expired(3, now_ms));
+        for seq in [1, 2] {
+            let (lane, head) = backlog.lanes.next(now_ms).unwrap();
+            assert_eq!(head, seq);
+            backlog.lanes.drop_head(lane);
+        }
+        let (lane, head) = backlog.lanes.next(now_ms).unwrap();
+        assert_eq!(backlog.fold(lane, head, now_ms, 0), [3, 5]);
+        let mut ended = std::iter::from_fn(|| backlog.pop_expired(now_ms)).collect::<Vec<_>>();
+        ended.sort_unstable();
+        assert_eq!(ended, [1, 2, 4]);
+    }
+
+    /// A start made a lane wait again for a head that had stepped aside.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_waits_after_a_start_for_one_that_had_stepped_aside() {
+        let clock = Clock::starting_at(EPOCH_MS);
+        let mut recovery = Recovery::new(clock);
+        let mut far = live(clock, 1, 3_600_000);
+        far.progress.failures = 10;
+        far.progress.due_ms = clock.wall_ms() + 590_000;
+        recovery.backlog.take_in(1, &far);
+        recovery.backlog.take_in(2, &live(clock, 2, 3_600_000));
+        recovery.settle();
+        let now_ms = clock.mono_ms();
+        assert_eq!(recovery.backlog.lanes.next(now_ms).unwrap().1, 2);
+        assert!(recovery.backlog.reordered.contains(&1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -386,7 +386,6 @@ fn reopen(live: &mut Live, wall_ms: u64) {
     }
     progress.state = State::Queued;
     progress.failures = 0;
-    progress.ambiguous = 0;
     progress.refused_by.clear();
     progress.due_ms = 0;
     progress.finished_ms = None;

@@ -160,6 +160,7 @@ impl Work {
             decided += 1;
             self.start(lane, seq, now_ms);
         }
+        self.backlog.note_displaced();
         if decided == STEP_MAX {
             return now_ms;
         }
@@ -167,7 +168,10 @@ impl Work {
         let endable = self.endings.len() < ENDINGS_MAX;
         let expiry = self.backlog.expires_at().filter(|_| endable);
         let gate = self.gates.first().map(|(until_ms, _)| *until_ms);
-        [self.backlog.lanes.wakes_at(), expiry, gate]
+        // The same with all places for attempts.
+        let startable = self.attempts.len() < attempts_max;
+        let due = self.backlog.lanes.wakes_at().filter(|_| startable);
+        [due, expiry, gate]
             .into_iter()
             .flatten()
             .min()
@@ -175,7 +179,9 @@ impl Work {
     }
 
     fn start(&mut self, lane: LaneId, seq: u64, now_ms: u64) {
-        let Some(place) = self.place(seq) else {
+        // It may wait for a place among those that are being ended; it is not sent meanwhile.
+        let is_over = self.backlog.is_expired(seq, now_ms);
+        let Some(place) = self.place(seq).filter(|_| !is_over) else {
             // Cancelled or expired while it waited.
             self.backlog.lanes.drop_head(lane);
             return;
@@ -211,7 +217,8 @@ impl Work {
                 self.backlog.lanes.park(lane, full.key);
                 self.gate(full.key, full.until_ms);
             }
-            Ok(grant) => {
+            Ok(mut grant) => {
+                grant.permit.for_message(seq);
                 if let Some(since_ms) = shared.unlimit(seq) {
                     metrics::rate_limit_wait(now_ms - since_ms);
                 }

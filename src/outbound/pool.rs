@@ -22,7 +22,7 @@ pub const TROUBLE: &str = "pool/";
 /// A robot that carries nothing rests so long at first, in milliseconds.
 const REST_MS: u64 = 60_000;
 /// This refusal may be the message's fault (a keyword is missing), so the robot goes on.
-const SECURITY: &str = "robot_security";
+pub(super) const SECURITY: &str = "robot_security";
 
 /// A call may be made.
 #[derive(Debug)]

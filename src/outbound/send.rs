@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::cards::fly::{Boarded, Said};
 use super::cards::{self, Cards, Held};
 use super::fresh::Fresh;
-use super::pool::{Grant, Leaning, is_doubtful, nobody_recognises_it};
+use super::pool::{Grant, Leaning, SECURITY, is_doubtful, nobody_recognises_it};
 use super::settle::Outcomes;
 use super::{Live, Message, Route, Settings, To, dead, reply};
 use crate::cache::token::Tokens;
@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::delivery::id::MessageId;
 use crate::delivery::retry::DINGTALK;
 use crate::delivery::state::{Ambiguous, Next, State};
-use crate::delivery::verdict::{Reason, Verdict};
+use crate::delivery::verdict::{Reason, Scope, Verdict};
 use crate::delivery::{random, record};
 use crate::dingtalk::answer::Api;
 use crate::dingtalk::envelope::percent_encode;
@@ -39,6 +39,8 @@ use crate::secret::Secret;
 
 /// A message whose token cannot be had is tried again after this, in milliseconds.
 const NO_TOKEN_MS: u64 = 5_000;
+/// One whose token is being fetched looks again after this.
+const FETCHING_MS: u64 = 200;
 const ROBOT_UNKNOWN: &str = "robot_unknown";
 /// At once is still a moment later, so that a limit that is checked twice cannot spin.
 const AT_ONCE_MS: u64 = 5;
@@ -228,15 +230,14 @@ impl Sender {
         let judged = self.egress.call(request).await;
         point("call.after");
         // The limits learn from what DingTalk said, not from what we make of it.
-        let verdict = if by_session {
-            reply::after_session(&mut live, judged.verdict)
+        let (learnt, verdict) = if by_session {
+            let verdict = reply::after_session(&mut live, judged.verdict);
+            (verdict.clone(), verdict)
         } else {
-            judged.verdict
+            self.means(&mut live, carrier.as_deref(), judged.verdict)
         };
-        let (learnt, verdict) = self.pass_over(&mut live, carrier.as_deref(), verdict);
         let verdict = cards::fly::resolved(verdict, doubtful);
         let settled = self.egress.settle(permit, &learnt);
-        let verdict = second_chance(verdict, live.progress.failures);
         if let (Verdict::RefreshToken(_), Some(token)) = (&verdict, &token) {
             self.tokens.refused(&live.app, token);
         }
@@ -249,6 +250,19 @@ impl Sender {
             card: Said::of(api, &verdict, reply),
         };
         self.settle(seq, &message, live, came).await
+    }
+
+    /// What the limits learn from DingTalk's `verdict` on the call of robot or app, and what it means for the
+    /// message.
+    fn means(
+        &self,
+        live: &mut Live,
+        carrier: Option<&str>,
+        verdict: Verdict,
+    ) -> (Verdict, Verdict) {
+        let (learnt, verdict) = self.pass_over(live, carrier, verdict);
+        let last = live.progress.reason.as_ref().map(|last| last.code.as_ref());
+        misconfigured(carrier.is_none(), learnt, second_chance(verdict, last))
     }
 
     /// Writes down that a call is about to be made and what it is charged to; `None` if that failed.
@@ -332,6 +346,10 @@ impl Sender {
         drop(self.fresh.take(seq));
         let left = match self.read(seq).await.ok()? {
             Some((message, mut live)) => {
+                if live.progress.in_flight.is_some() {
+                    // Read back at a start, where this was decided.
+                    live.progress.recover(live.ambiguous, live.is_keyed());
+                }
                 live.progress.end(state, reason, self.clock.wall_ms());
                 if !message.members.is_empty() {
                     // Even if one of several calls has arrived: what is in it waits already.
@@ -363,6 +381,10 @@ impl Sender {
 
     /// Waits for the app's token, then lets the message have its turn again.
     async fn await_token(&self, seq: u64, message: &Message, mut live: Live, index: usize) -> Left {
+        if self.tokens.is_fetching(&live.app) {
+            // One waits for it, not all: each takes the place of a message that may need none.
+            return self.again_in(FETCHING_MS);
+        }
         let Err(verdict) = self.tokens.get(&live.app).await else {
             return self.again_in(AT_ONCE_MS);
         };
@@ -605,13 +627,36 @@ pub fn not_linked() -> Reason {
 
 /// A refused signature may have been stale when it arrived: signed anew, it gets one more try
 /// (outbound.md §7.4).
-fn second_chance(verdict: Verdict, failures: u32) -> Verdict {
+fn second_chance(verdict: Verdict, last: Option<&str>) -> Verdict {
     match verdict {
-        Verdict::Dead(reason) if reason.code == "robot_security" && failures == 0 => {
+        Verdict::Dead(reason) if reason.code == SECURITY && last != Some(SECURITY) => {
             Verdict::Retry(reason)
         }
         verdict => verdict,
     }
+}
+
+/// A robot whose security settings refuse this host, and not this message for want of a keyword, is blocked:
+/// what is for it waits for the cure (outbound.md §7.4). In a pool another one takes its place.
+fn misconfigured(alone: bool, learnt: Verdict, verdict: Verdict) -> (Verdict, Verdict) {
+    match verdict {
+        Verdict::Dead(reason) if alone && is_about_this_host(&reason) => {
+            let blocked = Verdict::Blocked {
+                scope: Scope::Robot,
+                reason,
+            };
+            (blocked.clone(), blocked)
+        }
+        verdict => (learnt, verdict),
+    }
+}
+
+/// By DingTalk's words, the only thing that tells them apart (outbound.md §3.5).
+fn is_about_this_host(refused: &Reason) -> bool {
+    let says = |words: &[&str]| words.iter().any(|word| refused.detail.contains(word));
+    refused.code == SECURITY
+        && !says(&["关键词", "keyword"])
+        && says(&["签名", "sign", "timestamp", "ip", "IP"])
 }
 
 pub(super) fn unfit(unfit: &Unfit) -> Reason {
@@ -630,7 +675,49 @@ mod tests {
     #[test]
     fn a_refused_signature_gets_one_more_try() {
         let refused = || Verdict::Dead(Reason::new("robot_security", "", "", ""));
-        assert!(matches!(second_chance(refused(), 0), Verdict::Retry(_)));
-        assert!(matches!(second_chance(refused(), 1), Verdict::Dead(_)));
+        for last in [None, Some("dingtalk_busy")] {
+            assert!(matches!(second_chance(refused(), last), Verdict::Retry(_)));
+        }
+        let again = second_chance(refused(), Some(SECURITY));
+        assert!(matches!(again, Verdict::Dead(_)));
+    }
+
+    #[test]
+    fn only_what_is_not_about_the_message_blocks_the_robot() {
+        for (detail, alone, blocks) in [
+            (
+                "310000 description:机器人发送签名不匹配;solution:…",
+                true,
+                true,
+            ),
+            (
+                "310000 description:机器人发送签名过期;solution:…",
+                true,
+                true,
+            ),
+            (
+                "310000 description:发送ip不在白名单内;solution:…",
+                true,
+                true,
+            ),
+            ("310000 sign not match", true, true),
+            ("310000 sign not match", false, false),
+            (
+                "310000 description:关键词不匹配;solution:请联系群管理员",
+                true,
+                false,
+            ),
+            ("310000 keywords not in content", true, false),
+            ("310000", true, false),
+        ] {
+            let refused = Verdict::Dead(Reason::new(SECURITY, detail, "", ""));
+            let (learnt, verdict) = misconfigured(alone, refused.clone(), refused);
+            assert_eq!(
+                matches!(verdict, Verdict::Blocked { .. }),
+                blocks,
+                "{detail}"
+            );
+            assert_eq!(learnt, verdict);
+        }
     }
 }

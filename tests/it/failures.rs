@@ -5,7 +5,7 @@ use std::time::Duration;
 use dingd::sim::dingtalk::{Casing, Group, Settings, Switches, Wrong};
 use serde_json::{Value, json};
 
-use crate::support::{Stage, fast, robot, text_to, until};
+use crate::support::{Stage, fast, reload, robot, text_to, until};
 
 fn people() -> Value {
     json!({"users": ["manager0001"]})
@@ -46,7 +46,7 @@ async fn http_200_with_an_errcode_is_not_success() {
 }
 
 #[tokio::test]
-async fn a_refused_signature_is_signed_anew_once_then_dead() {
+async fn a_refused_signature_is_signed_anew_once_then_the_robot_waits_for_the_cure() {
     let stage = Stage::open().await;
     let refused = || Wrong::json(200, r#"{"errcode":310000,"errmsg":"sign not match"}"#);
     stage.box_.set(Switches {
@@ -60,10 +60,25 @@ async fn a_refused_signature_is_signed_anew_once_then_dead() {
         ..Switches::default()
     });
     let id = stage.send(&text_to(&robot(), "x")).await;
-    assert_eq!(
-        stage.reaches(&id, "dead").await["reason"]["code"],
-        "robot_security"
-    );
+    until("the robot is blocked", async || {
+        let degraded = stage.ready().await["degraded"].to_string();
+        degraded.contains("robot until") && degraded.contains("310000")
+    })
+    .await;
+    let message = stage.reaches(&id, "queued").await;
+    assert_eq!(message["reason"]["code"], "robot_security");
+    // The secret is put right.
+    reload(&stage, &stage.config).await;
+    stage.reaches(&id, "sent").await;
+    let keyword = r#"{"errcode":310000,"errmsg":"description:关键词不匹配;solution:…"}"#;
+    let keyword = || Wrong::json(200, keyword);
+    stage.box_.set(Switches {
+        fail_next: [keyword(), keyword()].into(),
+        ..Switches::default()
+    });
+    let id = stage.send(&text_to(&robot(), "without the keyword")).await;
+    let dead = stage.reaches(&id, "dead").await;
+    assert_eq!(dead["reason"]["code"], "robot_security");
     stage.close().await;
 }
 
@@ -101,7 +116,7 @@ async fn a_robot_that_is_throttled_waits_and_says_so_and_the_pause_survives_a_cr
 }
 
 #[tokio::test]
-async fn a_pause_of_one_api_of_an_app_is_waited_out_over_a_crash_or_until_a_reload() {
+async fn a_pause_of_one_api_of_an_app_is_waited_out_over_a_crash_and_a_reload() {
     let stage = Stage::open().await;
     let first = stage.send(&text_to(&people(), "with a token")).await;
     stage.reaches(&first, "sent").await;
@@ -122,10 +137,10 @@ async fn a_pause_of_one_api_of_an_app_is_waited_out_over_a_crash_or_until_a_relo
     let other = stage.send(&text_to(&robot(), "others go on")).await;
     stage.reaches(&other, "sent").await;
     assert_eq!(stage.state(&id).await, "queued");
-    stage.daemon.signal(dingd::sim::daemon::Signal::Hangup);
-    stage.reaches(&id, "sent").await;
-    let stage = stage.crash().await;
-    assert!(!paused(&stage).await, "it was ended for good");
+    // There is nothing to cure.
+    reload(&stage, &stage.config).await;
+    assert!(paused(&stage).await);
+    assert_eq!(stage.state(&id).await, "queued");
     stage.close().await;
 }
 

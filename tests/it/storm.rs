@@ -185,7 +185,8 @@ async fn in_a_storm_with_a_kill_and_a_ban_no_alert_is_unaccounted_for_and_no_pen
 
 /// An urgent alert waits for nothing but its own limit: once it is accepted, only what is in flight to its
 /// target still goes before it, and one call that leaves in that very moment, before the lanes know of it. A
-/// window would let fifteen go. As each is accepted in turn, they arrive in their order.
+/// window would let fifteen go. As each is accepted in turn, they arrive in their order, one at a time: beside
+/// each urgent one before it, another may have gone.
 fn urgent_first(
     settings: &Settings,
     accepted: &BTreeMap<usize, (String, usize)>,
@@ -199,16 +200,17 @@ fn urgent_first(
         let place = delivered
             .iter()
             .position(|one| of(one).flatten() == Some(*number) && !one.text.contains("条告警"));
-        let others = delivered.get(*known..place.unwrap()).unwrap_or_default();
-        let others = others
+        let between = delivered.get(*known..place.unwrap()).unwrap_or_default();
+        let others = between
             .iter()
             .filter(|one| of(one).is_some() && !is_urgent(one));
-        before.push(others.count());
+        let urgent = between.iter().filter(|one| is_urgent(one));
+        before.push(others.count().saturating_sub(urgent.count()));
     }
     before.sort_unstable();
     let p99 = before[before.len() * 99 / 100];
     eprintln!(
-        "{} urgent alerts; others that went before one: p99 {p99}, most {:?}",
+        "{} urgent alerts; others that went before one, beyond those beside urgent ones: p99 {p99}, most {:?}",
         before.len(),
         before.last()
     );

@@ -87,11 +87,14 @@ async fn a_daemon_that_drains_says_so_and_ends_with_75_if_the_time_is_not_enough
     let mut open = tokio::net::TcpStream::connect(&address).await.unwrap();
     let body = text_to(&json!({"robot": "robot-0"}), "late").to_string();
     let head = format!(
-        "POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_TOKEN}\r\nContent-Length: {}\r\n\r\n",
+        "POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_TOKEN}\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
         body.len()
     );
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     open.write_all(head.as_bytes()).await.unwrap();
+    let mut goes_on = [0; 25];
+    open.read_exact(&mut goes_on).await.unwrap();
+    assert_eq!(goes_on, *b"HTTP/1.1 100 Continue\r\n\r\n");
     stage.daemon.signal(Signal::Terminate);
     until("it says that it stops", async || {
         stage.log().contains("stopping")

@@ -217,14 +217,17 @@ reasons! {
 
     // The robot.
 
-    ROBOT_SECURITY dead "robot_security"
+    ROBOT_SECURITY retried "robot_security"
         "机器人的安全设置拒绝了消息；dingd 会重新签名再试一次。在 钉钉群 → 群设置 → 机器人 → 安\
          全设置 核对：加签密钥等于 [[robots]] secret、关键词出现在消息里、IP 段包含本机出口；并\
-         检查本机时钟。"
+         检查本机时钟。缺关键词的消息不再重试（dingd dead replay 可重发）；签名或 IP 不符时该机\
+         器人的消息等待，每 1 至 10 分钟探测一次。"
         "The robot's security settings refused it; dingd signs anew and tries once more. In \
          DingTalk group → settings → robots → security check: the signing secret equals \
          [[robots]] secret, the keyword is in the text, the IP range holds this host; and check \
-         this host's clock.";
+         this host's clock. A message without the keyword is not retried (`dingd dead replay` \
+         sends it again); if signature or IP are wrong the robot's messages wait and dingd probes \
+         every 1 to 10 minutes.";
 
     ROBOT_GONE dead "robot_gone"
         "机器人不存在或已被删除。在 钉钉群 → 群设置 → 机器人 重新添加，把新 Webhook 的 \
