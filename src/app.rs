@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use crate::admin::dead::Dead;
 use crate::admin::door::Door as AdminDoor;
 use crate::admin::quota::Quota;
-use crate::admin::socket::{BACKUP_PREFIX, Books, Socket};
+use crate::admin::socket::{Books, Socket, remove_old_backups};
 use crate::cache::store::Store;
 use crate::cache::token::Tokens;
 use crate::clock::Clock;
@@ -42,6 +42,7 @@ use crate::inbound::stream::Streams;
 use crate::inbound::take::Taker;
 use crate::inbound::{self, DEDUP_KEEP_MS};
 use crate::journal::aged::Aged;
+use crate::journal::disk::Condition;
 use crate::journal::queue::{Appended, INBOX, OUTBOX, Queue};
 use crate::journal::retention::{Keep, Retention};
 use crate::journal::room::Room;
@@ -67,6 +68,8 @@ const CLOSE_MS: u64 = 5_000;
 
 /// systemd may think that a start hangs if it says nothing for so long, in microseconds.
 const WAIT_USEC_MAX: u32 = 30_000_000;
+/// How often a start that takes its time looks at what it waits for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -231,7 +234,8 @@ impl App {
         let transport = Arc::new(Transport::new(clock, config.connect_timeout_ms));
         let listen = Listen::of(&config);
         let journal = open_journal(&state_dir, &health).await?;
-        let flows = Flows::open(config, journal, transport, (clock, health), &drain)?;
+        let parts = (clock, health.clone());
+        let flows = Flows::open(config, journal, transport, parts, &drain)?;
         drop(reading);
         let commands = flows.commands.clone();
         remove_old_backups(&state_dir);
@@ -239,6 +243,16 @@ impl App {
             .parts
             .bind(&listen, admin_address, commands, drain.clone());
         let (doors, measured) = bound.await?;
+        if measured
+            .measure()
+            .await
+            .is_some_and(|mismatch| mismatch > 0)
+        {
+            tracing::error!(
+                "the books of the journal do not balance: something was lost or counted twice before this start; see `dingd journal check`"
+            );
+            health.degraded("books", "the books of the journal do not balance: 运行 dingd journal check 并检查磁盘 / run dingd journal check, check the disk");
+        }
         if books.set(measured).is_err() {
             tracing::debug!("the books were there already");
         }
@@ -786,40 +800,42 @@ fn corps(apps: &[DingTalkApp]) -> HashMap<String, String> {
         .collect()
 }
 
-/// Copies that nobody fetched.
-fn remove_old_backups(dir: &Path) {
-    let Ok(entries) = std::fs::read_dir(dir) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let is_copy = name
-            .to_str()
-            .is_some_and(|name| name.starts_with(BACKUP_PREFIX));
-        if is_copy && let Err(error) = std::fs::remove_file(entry.path()) {
-            tracing::warn!(%error, ?name, "an old backup cannot be removed");
-        }
-    }
-}
-
-/// Opens the store. On a disk that is full or read-only it waits, as a write would, and says for what.
+/// Opens the store. On a disk that is full or read-only it waits, as a write would, and says for what; and
+/// however long it reads, systemd is told that it is under way.
 async fn open_journal(dir: &Path, health: &Health) -> Result<Journal, OpenError> {
-    let mut waits = false;
+    let condition = Condition::default();
+    let mut known = String::new();
     loop {
-        match Journal::open(dir) {
-            Err(error) if error.passes() => {
-                health.unready("journal", error.to_string());
-                if !waits {
-                    tracing::error!(%error, "the start waits for the disk");
-                    waits = true;
-                }
-                notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(WAIT_USEC_MAX)]);
-                tokio::time::sleep(Duration::from_secs(1)).await;
+        let (path, its) = (dir.to_owned(), condition.clone());
+        let mut opening = tokio::task::spawn_blocking(move || Journal::open_under(&path, its));
+        let opened = loop {
+            tokio::select! {
+                opened = &mut opening => break opened,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            opened => {
+            notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(WAIT_USEC_MAX)]);
+            if let Some(stuck) = condition.stuck() {
+                health.unready("journal", stuck.cure());
+            } else {
+                health.serving("journal");
+            }
+        };
+        match opened {
+            Ok(Err(error)) if error.passes() => {
+                let text = error.to_string();
+                if known != text {
+                    tracing::error!(%error, "the start waits for the disk");
+                }
+                health.unready("journal", &*text);
+                known = text;
+                notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(WAIT_USEC_MAX)]);
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Ok(opened) => {
                 health.serving("journal");
                 return opened;
             }
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
     }
 }

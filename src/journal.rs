@@ -327,7 +327,11 @@ impl Journal {
 
     /// Opens the journal in `dir`, or makes one. Takes the store's lock; blocks.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        let condition = disk::Condition::default();
+        Self::open_under(dir, disk::Condition::default())
+    }
+
+    /// As [`Self::open`], on a disk whose `condition` others look at meanwhile.
+    pub fn open_under(dir: &Path, condition: disk::Condition) -> Result<Self, OpenError> {
         let (engine, log) = engine::Engine::open(dir, condition.clone())?;
         let threads = writer::Writer::start;
         let started = start(Arc::new(engine), Box::new(log), condition, threads);
@@ -444,11 +448,16 @@ impl Journal {
         read: impl FnOnce(&View<'_>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         self.0.writer.catch_up();
-        self.0
-            .progress
-            .wait_for_tables()
-            .map_err(|error| ReadError(error.to_string()))?;
-        self.0.engine.view(read)
+        // Whoever reads waits for the tables, but not for a disk that may be full for days: each would hold a
+        // thread.
+        let caught_up = self.0.progress.wait_for_tables(|| self.is_stuck());
+        match caught_up.map_err(|error| ReadError(error.to_string()))? {
+            true => self.0.engine.view(read),
+            false => Err(ReadError(
+                "what was accepted last is in the log only, because the disk of state_dir is full or read-only"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// Bytes of the store's files.
@@ -504,9 +513,7 @@ fn start(
     let groups = groups.chain(found.groups.iter().map(|(_, group)| group).take(again));
     if log.number() > engine.group()? || !aside.is_empty() {
         point("replay.before");
-        engine
-            .write(groups.chain([&aside]), log.number(), engine::Save::Durable)
-            .map_err(|error| ReadError(error.to_string()))?;
+        replay(&engine, groups, aside, log.number())?;
         point("replay.after");
     }
     log.complete()
@@ -525,6 +532,32 @@ fn start(
         closed: AtomicBool::new(false),
         condition,
     })))
+}
+
+/// Puts what the log has into the tables in one transaction; or, where something of it is set `aside`, in two of
+/// which only the second is durable: what the lost groups would have counted is known when the others are in.
+fn replay<'a>(
+    engine: &engine::Engine,
+    groups: impl Iterator<Item = &'a Batch>,
+    mut aside: Batch,
+    number: u64,
+) -> Result<(), ReadError> {
+    let text = |error: CommitError| ReadError(error.to_string());
+    if aside.is_empty() {
+        return engine
+            .write(groups, number, engine::Save::Durable)
+            .map_err(text);
+    }
+    engine
+        .write(groups, number, engine::Save::Visible)
+        .map_err(text)?;
+    for place in [queue::INBOX, queue::OUTBOX] {
+        let books = engine.view(|view| queue::Books::of(place, view))?;
+        books.balance(place, &mut aside);
+    }
+    engine
+        .write([&aside].into_iter(), number, engine::Save::Durable)
+        .map_err(text)
 }
 
 /// A consistent view of the tables.

@@ -51,6 +51,22 @@ pub struct Socket {
 /// A backup in the state directory is called this and a number.
 pub const BACKUP_PREFIX: &str = "journal.backup-";
 
+/// Removes the copies in `dir` that nobody fetched.
+pub fn remove_old_backups(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_copy = name
+            .to_str()
+            .is_some_and(|name| name.starts_with(BACKUP_PREFIX));
+        if is_copy && let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::warn!(%error, ?name, "an old backup cannot be removed");
+        }
+    }
+}
+
 /// Where gauges come from.
 #[derive(Debug)]
 pub struct Books {
@@ -210,6 +226,9 @@ impl Socket {
                 "Check that the disk of state_dir has room for a copy, then try again.",
             )
         };
+        let mut backups = self.backups.lock().await;
+        // One that nobody fetched; whoever is fetching has it open.
+        remove_old_backups(&self.state_dir);
         // A backup must not be what makes the disk too full for new work.
         let bytes = self.books.journal.size_bytes();
         if !self.books.room.has_room_for(bytes) {
@@ -217,7 +236,6 @@ impl Socket {
             let text = format!("the copy may take {bytes} bytes, {free} are free");
             return Err(refused(text));
         }
-        let mut backups = self.backups.lock().await;
         *backups += 1;
         let file = self.state_dir.join(format!("{BACKUP_PREFIX}{backups}"));
         let journal = self.books.journal.clone();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Parts, Upkeep, notify};
 use crate::delivery::event::Forwarding;
 use crate::drain::Drain;
+use crate::journal::disk::Stuck;
 use crate::journal::retention;
 use crate::metrics;
 use crate::outbound::Live;
@@ -52,10 +53,7 @@ impl Parts {
         if self.room.is_writable() {
             self.health.serving("journal");
         } else {
-            self.health.unready(
-                "journal",
-                "the file system of state_dir is read-only; remount it",
-            );
+            self.health.unready("journal", Stuck::ReadOnly.cure());
         }
         if self.room.has_room() {
             self.health.recovered("disk");
@@ -136,15 +134,17 @@ impl Parts {
                 "cards that nobody touched were forgotten"
             );
         }
-        // As long as there is something to remove, but not for ever: the next round goes on.
+        // As long as there is something to remove, even if it lies behind much that stays; but not for ever:
+        // the next round goes on.
         for _ in 0..100 {
-            if self.purge_step().await == 0 {
+            if !self.purge_step().await {
                 return;
             }
         }
     }
 
-    async fn purge_step(&self) -> usize {
+    /// Returns whether another step may find something.
+    async fn purge_step(&self) -> bool {
         let (keep, wall_ms) = (**self.keep.load(), self.clock.cautious_ms());
         let (events, messages) = &*self.retention;
         let queue = &self.inbox.queue;
@@ -161,10 +161,12 @@ impl Parts {
             Some(retention::Ended { at_ms, dead })
         });
         let (events, messages) = tokio::join!(events, messages);
-        if events + messages > 0 {
+        let removed = events.removed + messages.removed;
+        if removed > 0 {
+            let (events, messages) = (events.removed, messages.removed);
             tracing::debug!(events, messages, "old entries were removed");
         }
-        events + messages
+        removed > 0 || events.goes_on || messages.goes_on
     }
 
     fn renew_certificates(&self) {

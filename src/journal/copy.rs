@@ -178,7 +178,8 @@ fn open(path: &Path) -> Result<Engine, CopyError> {
         path: path.to_owned(),
         source,
     })?;
-    let engine = Engine::on(Box::new(file), Condition::default(), None);
+    // On a disk that is full nobody would end its waiting.
+    let engine = Engine::on(Box::new(file), Condition::impatient(), None);
     Ok(engine.map_err(|failed| failed.at(path))?)
 }
 

@@ -140,6 +140,16 @@ pub enum Stuck {
 }
 
 impl Stuck {
+    /// What is wrong, and what to do.
+    pub fn cure(self) -> &'static str {
+        match self {
+            Self::Full => "the disk of state_dir is full: 清理或扩容磁盘 / free or enlarge it",
+            Self::ReadOnly => {
+                "the file system of state_dir is read-only: 重新挂载为可写 / remount it read-write"
+            }
+        }
+    }
+
     /// Whether it is for this that a write failed.
     pub(super) fn of(error: &io::Error) -> Option<Self> {
         match error.kind() {
@@ -429,6 +439,10 @@ impl Disk {
 
     /// Sees to it that the bytes up to `end` have blocks, and some more for later.
     fn take_room(&self, end: u64) {
+        // Nobody waits for this file, so it needs no reserve: it is a copy, or nearly closed.
+        if *self.condition.given_up() {
+            return;
+        }
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         room.used = room.used.max(end);
         if room.allocated >= room.used + AHEAD_BYTES {

@@ -186,8 +186,7 @@ impl Engine {
     fn format(&self) -> Result<(), Unopened> {
         let mut batch = Batch::default();
         batch.add(Counter::Format, FORMAT);
-        self.write([&batch].into_iter(), 0, Save::Durable)
-            .map_err(|_| Unopened::Damaged("it cannot be formatted; see the log".to_owned()))
+        Ok(self.try_write([&batch].into_iter(), 0, Save::Durable)?)
     }
 
     /// Makes the tables of an older format those of [`FORMAT`]. From 1 to 2 and from 2 to 3 only the number
@@ -196,11 +195,10 @@ impl Engine {
         let mut batch = Batch::default();
         let key = Counter::Format.name().as_bytes();
         batch.put(Table::Meta, key, FORMAT.to_be_bytes());
-        let failed = |error: &dyn std::fmt::Display| Unopened::Damaged(error.to_string());
-        let group = self.group().map_err(|error| failed(&error))?;
+        let group = self.group();
+        let group = group.map_err(|error| Unopened::Damaged(error.to_string()))?;
         point("migrate.before");
-        self.write([&batch].into_iter(), group, Save::Durable)
-            .map_err(|error| failed(&error))?;
+        self.try_write([&batch].into_iter(), group, Save::Durable)?;
         point("migrate.after");
         Ok(())
     }
@@ -401,9 +399,15 @@ impl From<io::Error> for Unopened {
 
 impl From<DatabaseError> for Unopened {
     fn from(error: DatabaseError) -> Self {
+        Self::from(redb::Error::from(error))
+    }
+}
+
+impl From<redb::Error> for Unopened {
+    fn from(error: redb::Error) -> Self {
         match error {
             // These two kinds are about the content: it is no store, or it was cut.
-            DatabaseError::Storage(StorageError::Io(source))
+            redb::Error::Io(source)
                 if !matches!(
                     source.kind(),
                     io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof

@@ -169,6 +169,17 @@ impl Books {
         })
     }
 
+    /// Makes them balance after part of the log was set aside: what it accepted and others went on with was
+    /// accepted, what it ended and nobody can find is set aside.
+    pub(super) fn balance(&self, place: Place, batch: &mut Batch) {
+        let found = self.live + self.done + self.purged + self.quarantined;
+        if found > self.accepted {
+            batch.add(place.accepted, found - self.accepted);
+        } else if self.accepted > found {
+            batch.add(place.quarantined, self.accepted - found);
+        }
+    }
+
     /// By how much they do not balance; 0 unless something is lost or counted twice.
     pub fn mismatch(&self) -> u64 {
         self.accepted

@@ -33,6 +33,15 @@ pub struct Ended {
     pub dead: bool,
 }
 
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Step {
+    /// Entries that are gone.
+    pub removed: usize,
+    /// Whether there may be old ones behind those that were looked at.
+    pub goes_on: bool,
+}
+
 /// Walks through what has ended, again and again.
 #[derive(Debug, Default)]
 pub struct Retention {
@@ -40,7 +49,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Looks at the next entries and removes those whose time is over. Returns how many.
+    /// Looks at the next entries and removes those whose time is over.
     pub async fn step<S: Serialize + DeserializeOwned + Send + Sync + 'static>(
         &self,
         journal: &Journal,
@@ -48,7 +57,7 @@ impl Retention {
         keep: Keep,
         wall_ms: u64,
         ended: fn(&S) -> Option<Ended>,
-    ) -> usize {
+    ) -> Step {
         let _alone = queue.upkeep().await;
         let (place, from) = (queue.place(), self.next.load(Ordering::Relaxed));
         let over = move |state: &S| {
@@ -83,7 +92,7 @@ impl Retention {
             ))
         });
         let Ok((old, next, mut batch)) = looked.await else {
-            return 0;
+            return Step::default();
         };
         self.next.store(next, Ordering::Relaxed);
         for (seq, _) in &old {
@@ -93,7 +102,7 @@ impl Retention {
             point("purge.before");
             if journal.commit(batch).await.is_err() {
                 tracing::warn!("old entries could not be removed");
-                return 0;
+                return Step::default();
             }
             for (seq, ended) in &old {
                 if let Some(Ended { at_ms, dead: true }) = ended {
@@ -102,6 +111,9 @@ impl Retention {
             }
             point("purge.after");
         }
-        old.len()
+        Step {
+            removed: old.len(),
+            goes_on: next > 0,
+        }
     }
 }

@@ -21,6 +21,8 @@ use crate::clock::Clock;
 use crate::faults::{Bug, bug, point};
 
 const GROUP_BATCHES_MAX: usize = 256;
+/// Whoever waits for the tables looks so often whether they are stuck.
+const STUCK_LOOK: Duration = Duration::from_secs(1);
 const GROUP_BYTES_MAX: usize = 1 << 20;
 /// The tables are behind the log by no more than this many bytes, or, if nobody reads, this long. Little
 /// at a time, because a sync of the log waits while the disk is busy with the tables.
@@ -81,15 +83,28 @@ impl Progress {
         }
     }
 
-    /// Waits until the tables have everything that was answered before this call.
-    pub(super) fn wait_for_tables(&self) -> Result<(), CommitError> {
+    /// Waits until the tables have everything that was answered before this call; `false` if they cannot,
+    /// because they are stuck.
+    pub(super) fn wait_for_tables(&self, is_stuck: impl Fn() -> bool) -> Result<bool, CommitError> {
         let mut state = self.state();
         let answered = state.answered;
         if state.kept < answered && !bug(Bug::LostWakeUp) {
             state.wanted = state.wanted.max(answered);
             self.work.notify_one();
         }
-        self.wait(state, |state| state.kept >= answered)
+        loop {
+            if state.kept >= answered {
+                return Ok(true);
+            }
+            if state.failed {
+                return Err(CommitError);
+            }
+            if is_stuck() {
+                return Ok(false);
+            }
+            let waited = self.moved.wait_timeout(state, STUCK_LOOK);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn wait(

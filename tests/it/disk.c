@@ -1,6 +1,7 @@
 /* A disk with a will of its own, preloaded into the daemon. Each sync waits SLOW_US microseconds, each
  * write of the log SLOW_LOG_US. While the file FAULT_FILE holds a word, calls on the journal's files
- * fail: READONLY and FULL fail writes, BROKEN fails syncs, UNREADABLE reads, NAMELESS renames. */
+ * fail: READONLY and FULL fail writes, TABLES those of the tables, BROKEN fails syncs, UNREADABLE reads,
+ * NAMELESS renames. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -68,8 +69,12 @@ int fsync(int fd) { return sync_as("fsync", fd); }
 ssize_t pwrite64(int fd, const void *data, size_t count, off_t at) {
     const char *us = getenv("SLOW_LOG_US");
     if (us && is_named(fd, "/journal.log")) usleep((useconds_t)atoi(us));
-    if (faulty(fd, "READONLY") || faulty(fd, "FULL")) {
-        errno = faulty(fd, "FULL") ? ENOSPC : EROFS;
+    if (faulty(fd, "READONLY")) {
+        errno = EROFS;
+        return -1;
+    }
+    if (faulty(fd, "FULL") || (is_named(fd, "/journal.redb") && says("TABLES"))) {
+        errno = ENOSPC;
         return -1;
     }
     return ((ssize_t(*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, "pwrite64"))(fd, data, count, at);

@@ -145,6 +145,47 @@ async fn a_read_only_disk_makes_it_unready_and_it_comes_back_with_nothing_lost()
     stage.close().await;
 }
 
+/// Beyond the reserve: not even results can be written. Nobody needs to be root for this one.
+#[tokio::test]
+async fn a_disk_without_any_space_left_is_waited_for_and_holds_up_no_reader() {
+    for word in ["FULL", "TABLES"] {
+        let stage = on_disk(Stage::open().await, 0).await;
+        let id = stage.send(&text_to(&robot(), "before")).await;
+        stage.reaches(&id, "sent").await;
+        fault(&stage, word);
+        // Its answer may wait as long as the disk does.
+        let last = {
+            let url = format!("{}/v1/messages", stage.daemon.api());
+            let headers = [("authorization", format!("Bearer {API_TOKEN}"))];
+            let body = text_to(&robot(), "last").to_string();
+            tokio::spawn(
+                async move { dingd::sim::post::request("POST", &url, &headers, body).await },
+            )
+        };
+        until("it is said", async || {
+            stage.ready().await["degraded"].to_string().contains("disk")
+        })
+        .await;
+        assert_eq!(refusal(&stage).await.unwrap()["reason"], "disk_low");
+        assert_eq!(ready_status(&stage).await, 200, "{word}");
+        let readers = (0..300).map(|_| stage.get("/v1/messages"));
+        let answers = futures_util::future::join_all(readers).await;
+        for answer in answers {
+            assert!([200, 503].contains(&answer.status), "{}", answer.body);
+        }
+        fault(&stage, "");
+        until("it accepts", async || refusal(&stage).await.is_none()).await;
+        let last = last.await.unwrap().unwrap();
+        if last.status == 202 {
+            stage
+                .reaches(last.json()["id"].as_str().unwrap(), "sent")
+                .await;
+        }
+        assert_eq!(stage.state(&id).await, "sent");
+        stage.close().await;
+    }
+}
+
 #[tokio::test]
 async fn a_failed_sync_ends_the_daemon_with_74_and_the_next_start_has_what_was_answered() {
     let mut stage = on_disk(Stage::open().await, 0).await;
