@@ -180,6 +180,7 @@ async fn die_at(point: &str, times: u64) {
     let mut acknowledged = Arc::default();
     let die = format!("{point}:{times}");
     let env = [("DINGD_DIE_AT", die.as_str())];
+    let mut lives = 0;
     loop {
         // Killed in its work, so that the next start has something to replay.
         load_for(&stage, &acknowledged, Duration::from_millis(50)).await;
@@ -189,15 +190,20 @@ async fn die_at(point: &str, times: u64) {
             acknowledged = Arc::default();
         }
         let started = Daemon::start_with(program(), stage.dir.path(), &stage.config, &env).await;
-        if let Ok(daemon) = started {
-            stage.daemon = daemon;
-            if point.starts_with("replay") {
-                // The tables had everything, this time.
-                continue;
+        match started {
+            Ok(daemon) => stage.daemon = daemon,
+            Err(why) => {
+                assert!(why.contains("signal: 9"), "{point}: {why}");
+                break;
             }
-            dies_under_load(&mut stage, &acknowledged, point).await;
         }
-        break;
+        if !point.starts_with("replay") {
+            dies_under_load(&mut stage, &acknowledged, point).await;
+            break;
+        }
+        // The tables had everything, this time.
+        lives += 1;
+        assert!(lives < 50, "nothing is ever replayed");
     }
     stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
         .await

@@ -73,13 +73,35 @@ fn every_deliberate_bug_is_noticed() {
     assert_eq!(missed.into_inner().unwrap(), vec![], "nobody noticed");
 }
 
+/// The control: without a bug each of these tests passes under the very same conditions, so that none notices
+/// by being slow. All of them run in every test run as well, with more patience.
+#[test]
+fn without_a_bug_nothing_is_noticed() {
+    if !crate::support::long() {
+        return;
+    }
+    let tests: std::collections::BTreeSet<_> = Bug::ALL.into_iter().map(noticed_by).collect();
+    for test in tests {
+        let ended = ends(test, "none");
+        assert!(ended.is_some_and(|(good, _)| good), "{test} without a bug");
+    }
+}
+
 fn notices(bug: Bug) -> bool {
-    let test = noticed_by(bug);
+    match ends(noticed_by(bug), &format!("{bug:?}")) {
+        Some((good, said)) => !good && said.contains("1 failed"),
+        // This one shows by that; with any other bug a test must fail by itself.
+        None => bug == Bug::LostWakeUp,
+    }
+}
+
+/// Runs `test` with the bug of this name: whether it passed, and what it said; `None` if it hangs.
+fn ends(test: &str, bug: &str) -> Option<(bool, String)> {
     // A file: what a test says when it fails may be more than a pipe holds.
     let out = tempfile::NamedTempFile::new().unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test])
-        .env("DINGD_BUG", format!("{bug:?}"))
+        .env("DINGD_BUG", bug)
         .env("DINGD_PATIENCE_S", "5")
         // A bug that shows once in a few lives must show in so many.
         .env("DINGD_LONG", "1")
@@ -95,13 +117,12 @@ fn notices(bug: Bug) -> bool {
         if started.elapsed() > PATIENCE {
             child.kill().unwrap();
             child.wait().unwrap();
-            // This one shows by that; with any other bug a test must fail by itself.
-            return bug == Bug::LostWakeUp;
+            return None;
         }
         std::thread::sleep(Duration::from_millis(20));
     };
     let said = std::fs::read(out.path()).unwrap();
-    let said = String::from_utf8_lossy(&said);
+    let said = String::from_utf8_lossy(&said).into_owned();
     assert!(said.contains("running 1 test"), "there is no test {test}");
-    !status.success() && said.contains("1 failed")
+    Some((status.success(), said))
 }
