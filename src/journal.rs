@@ -5,8 +5,9 @@
 //! 1. A [`Batch`] is on disk as a whole or not at all. `Ok` from a commit means: written with its
 //!    checksum and synced. Nobody outside is told "accepted" before that.
 //! 2. One thread writes the log. It takes what has gathered (at most 256 batches, none more from 1 MiB on), makes it
-//!    durable with one write and one sync, then answers all, in the order of submission. It waits for
-//!    nothing else.
+//!    durable with one write and one sync, then answers all, in the order of submission. It waits for the
+//!    tables only where the log has no room without them: for a half that they do not have yet, and for a group
+//!    larger than a half, which is made durable in the tables instead.
 //! 3. A batch that was submitted is written even if the submitter went away.
 //! 4. A batch is in force when it was answered: whoever reads then sees it, and after a crash it is
 //!    there with everything that was answered before it.
@@ -15,7 +16,9 @@
 //!    still go from the log into the tables. A full or read-only disk is no failure: the write waits ([`disk`]).
 //! 6. A message is *live* (its state is in the live table) or *done* (its state is in the done
 //!    table), never both: the move is one batch. Accepted = live + done + purged + quarantined, always.
-//! 7. A damaged record is moved aside under its table and key, counted and named; the rest goes on.
+//! 7. A damaged record is moved aside under its table and key, counted and named; the rest goes on. A page of the
+//!    tables that has changed is no record: it may hold many, and the store is refused (see *Opening*).
+//! 8. Whoever reads waits for the tables, but not for a disk that is full: then reading fails.
 //!
 //! # Two files
 //!
@@ -54,6 +57,28 @@
 //! A batch may put a value, delete a key, add to a counter, or add to a number in a table: an addition
 //! names the amount, so that concurrent batches need not know the sum. It happens exactly once, because
 //! the group it is in is applied once (see *Opening*).
+//!
+//! # Operations
+//!
+//! What a batch does to an entry of a [`queue`], whose number the queue gives:
+//!
+//! | operation | payload | live | done | counters |
+//! |---|---|---|---|---|
+//! | append | put | put | | accepted + 1 |
+//! | append done, settled | put, or behind the state | | put | accepted + 1 |
+//! | update | | put | | |
+//! | finish | | delete | put | |
+//! | amend | | | put | |
+//! | reopen | | put | delete | |
+//! | purge | delete | | delete | purged + 1 |
+//! | set aside | moved, if it is what is damaged | moved | moved | quarantined + 1 |
+//!
+//! Values are JSON of the type that the module at hand names (`Message` and `Live`, `Stored` and `Forwarding`,
+//! `Card`, `Chat` …) in the frame of [`crate::delivery::record`].
+//!
+//! A *backup* ([`copy`]) is a store of its own in one file, made of a view, with group 0: it needs no log. A
+//! *restore* puts it in the place of the tables, with an empty log; while that is under way `journal.restoring`
+//! stands in the directory, and nobody opens it.
 //!
 //! | format | since | what changed |
 //! |---|---|---|

@@ -204,7 +204,8 @@ impl<S: Serialize + DeserializeOwned> Queue<S> {
                 false
             })?;
         }
-        // Numbers that were purged are not given out again.
+        // Numbers that were purged are not given out again, but for those behind some that were reserved and
+        // never used; ids differ all the same, by their time.
         let next = last.max(view.counter(place.accepted)?) + 1;
         let (worker, entries) = mpsc::unbounded_channel();
         let queue = Self {

@@ -408,6 +408,8 @@ async fn a_request_that_surely_did_not_arrive_is_repeated_under_every_policy() {
         message["reason"]["code"], "dingtalk_unreachable",
         "{message}"
     );
+    let books = &stage.daemon.status().await.unwrap()["conservation_mismatch"];
+    assert_eq!(*books, 0);
     assert_eq!(stage.daemon.terminate().await, Some(0));
 }
 

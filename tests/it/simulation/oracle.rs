@@ -238,7 +238,7 @@ impl Store {
             .enumerate()
             .flat_map(|(n, message)| message.accepted.iter().map(move |(_, id)| (*id, n)))
             .collect();
-        let copies = self.copies();
+        let (copies, told) = (self.copies(), self.told(simulation));
         let outside = simulation.world.lock();
         for (kept, live) in self.messages.values() {
             let n = number(kept);
@@ -305,7 +305,9 @@ impl Store {
         }
         let kept: Vec<_> = self.messages.values().map(|(kept, _)| kept.id).collect();
         for (id, n) in ids {
-            if !kept.contains(&id) && self.purged[1] == 0 {
+            // What was removed when its time was over was told of before.
+            let is_over = self.purged[1] > 0 && told.contains_key(&id.to_string());
+            if !kept.contains(&id) && !is_over {
                 self.faults
                     .push(format!("message {n} was accepted as {id} and is lost"));
             }
@@ -446,8 +448,8 @@ impl Store {
         }
     }
 
-    /// Each message that has ended was told as one event, and as what it is.
-    fn outcomes(&mut self, simulation: &Simulation) {
+    /// The ends that were told, or wait to be, by message.
+    fn told(&self, simulation: &Simulation) -> BTreeMap<String, Vec<String>> {
         let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let outside = simulation.world.lock();
         let seen = outside
@@ -470,6 +472,12 @@ impl Store {
                 told.entry(id).or_default().push(state);
             }
         }
+        told
+    }
+
+    /// Each message that has ended was told as one event, and as what it is.
+    fn outcomes(&mut self, simulation: &Simulation) {
+        let mut told = self.told(simulation);
         for (kept, live) in self.messages.values().chain(self.of_cards.values()) {
             let state = live.progress.state.label();
             let outcomes = told.remove(&kept.id.to_string()).unwrap_or_default();
