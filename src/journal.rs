@@ -476,12 +476,11 @@ impl Journal {
         // Whoever reads waits for the tables, but not for a disk that may be full for days: each would hold a
         // thread.
         let caught_up = self.0.progress.wait_for_tables(|| self.is_stuck());
-        match caught_up.map_err(|error| ReadError(error.to_string()))? {
-            true => self.0.engine.view(read),
-            false => Err(ReadError(
-                "what was accepted last is in the log only, because the disk of state_dir is full or read-only"
-                    .to_owned(),
-            )),
+        if caught_up.map_err(|error| ReadError(error.to_string()))? {
+            self.0.engine.view(read)
+        } else {
+            let why = "what was accepted last is in the log only: the disk of state_dir is full or read-only";
+            Err(ReadError(why.to_owned()))
         }
     }
 

@@ -537,8 +537,7 @@ fn an_error_at_any_call_of_a_first_start_is_taken_for_no_damage() {
                 return;
             }
             Err(error) => {
-                let text = error.to_string();
-                assert!(!text.contains("Damaged"), "call {at}: {text}");
+                assert!(!error.contains("Damaged"), "call {at}: {error}");
             }
         }
     }
