@@ -205,7 +205,10 @@ impl Store {
                             .finished_ms
                             .unwrap_or(0)
                             .saturating_sub(state.accepted_ms);
-                        target.reason.is_none() || age_ms < simulation.inbound_lifetime_ms
+                        // A clock that was set back between the end of this target and that of the other
+                        // makes it look younger.
+                        let is_young = age_ms < simulation.inbound_lifetime_ms;
+                        target.reason.is_none() || is_young && outside.jumps == 0
                     }
                     TargetState::Waiting => true,
                 };
