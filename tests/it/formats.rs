@@ -9,7 +9,9 @@ use dingd::sim::daemon::Daemon;
 use dingd::sim::dingtalk::{Switches, Wrong};
 use serde_json::{Value, json};
 
-use crate::support::{Stage, fast, long, other_event, program, reload, robot, text_to, until};
+use crate::support::{
+    Stage, fast, free, long, other_event, program, reload, robot, text_to, until,
+};
 
 const RENAMED: &str = r#"{"EventType":"chat_update_title","eventId":"e-rename","timeStamp":1760000000100,"title":"值班告警群","openConversationId":"cidAb+cd/Ef==","operator":"manager0001"}"#;
 
@@ -43,7 +45,7 @@ async fn a_store_of_version_2_is_read() {
             let rows = journal.check().unwrap().tables;
             let ledger = rows.iter().find(|rows| rows.table == "ledger").unwrap();
             assert!(ledger.rows > 0 && ledger.damaged == 0, "{ledger:?}");
-            journal.close();
+            free(journal, &Daemon::state_dir(dir)).await;
         })
         .await;
     everything_is_there(&stage, 3).await;
@@ -181,7 +183,7 @@ async fn fill(dir: &Path, rows: &str, version: &str) {
     }
     journal.commit(batch).await.unwrap();
     assert_eq!(journal.check().unwrap().damaged(), 0);
-    journal.close();
+    free(journal, &state).await;
     std::fs::write(state.join(FORMAT_FILE), format!("{version}\n")).unwrap();
 }
 

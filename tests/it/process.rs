@@ -7,7 +7,7 @@ use dingd::sim::dingtalk::{Casing, Switches};
 use dingd::sim::platform::PlatformSwitches;
 use serde_json::json;
 
-use crate::support::{Stage, fast, program, robot, text_to, until};
+use crate::support::{Stage, fast, free, program, robot, text_to, until};
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_under_way_and_keeps_the_rest() {
@@ -538,8 +538,7 @@ async fn a_damaged_record_is_set_aside_counted_and_shown_and_the_rest_goes_on() 
                 batch.put(table, key, b"no record");
             }
             journal.commit(batch).await.unwrap();
-            journal.close();
-            drop(journal);
+            free(journal, &Daemon::state_dir(dir)).await;
             let (code, text) = command(&dir.join("config.toml"), &["journal", "check"]).await;
             assert_eq!(code, Some(1), "{text}");
             assert!(text.contains("DAMAGED"), "{text}");
@@ -613,7 +612,7 @@ async fn a_damaged_content_is_set_aside_in_both_directions_and_the_rest_goes_on(
                 journal.read_blocking(all).unwrap();
             }
             journal.commit(batch).await.unwrap();
-            journal.close();
+            free(journal, &Daemon::state_dir(dir)).await;
         })
         .await;
     stage.box_.set(Switches::default());

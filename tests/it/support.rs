@@ -218,6 +218,15 @@ pub fn robot() -> Value {
     json!({"robot": "robot-0"})
 }
 
+/// Closes a store that this process opened. What other tests start at this moment has a copy of its lock until
+/// it has become a program of its own.
+pub async fn free(journal: dingd::journal::Journal, state: &Path) {
+    journal.close();
+    drop(journal);
+    let lock = std::fs::File::open(state.join("lock")).unwrap();
+    until("the store is free", async || lock.try_lock_shared().is_ok()).await;
+}
+
 /// Writes another configuration and waits until the daemon has taken it over.
 pub async fn reload(stage: &Stage, config: &str) {
     let taken = |log: &str| log.matches("the configuration was taken over").count();
