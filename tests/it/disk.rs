@@ -366,6 +366,47 @@ async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again()
     stage.close().await;
 }
 
+/// An address for the admin door, for those who ask before it is told, and the edit that sets it.
+async fn at_known_admin() -> (String, impl FnOnce(String) -> String) {
+    let address = crate::support::listener().await.local_addr();
+    let admin = address.unwrap().to_string();
+    let listen = |admin: &str| format!("[admin]\nlisten = \"{admin}\"");
+    let (old, new) = (listen("127.0.0.1:0"), listen(&admin));
+    (admin, move |config: String| config.replace(&old, &new))
+}
+
+async fn is_unready(admin: &str, words: &str) -> bool {
+    let url = format!("http://{admin}/ready");
+    let reply = dingd::sim::post::request("GET", &url, &[], String::new()).await;
+    reply.is_ok_and(|reply| reply.status == 503 && reply.body.contains(words))
+}
+
+/// What only the log has must go into the tables first, and there is no room for it.
+#[tokio::test]
+async fn a_start_that_has_to_replay_waits_for_room_and_says_so() {
+    let (admin, edit) = at_known_admin().await;
+    let stage = Stage::with(fast(), edit).await;
+    let mut stage = on_disk_with(stage, 0, &[("DINGD_DIE_AT", "tables.before:1")]).await;
+    let id = stage.send(&text_to(&robot(), "in the log")).await;
+    stage.daemon.ended().await;
+    fault(&stage, "TABLES");
+    let (library, fault_file) = (stage.dir.path().join("disk.so"), fault_file(&stage));
+    let env = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("FAULT_FILE", fault_file.to_str().unwrap()),
+    ];
+    let start = Daemon::start_with(program(), stage.dir.path(), &stage.config, &env);
+    let cured = async {
+        let words = "the disk of state_dir is full";
+        until(words, async || is_unready(&admin, words).await).await;
+        fault(&stage, "");
+    };
+    let (started, ()) = tokio::join!(start, cured);
+    stage.daemon = started.unwrap();
+    stage.reaches(&id, "sent").await;
+    stage.close().await;
+}
+
 /// A start over an older release's store has something to write.
 fn fill_and_age(small: &SmallDisk) {
     std::fs::write(small.0.join("journal.format"), "2\n").unwrap();
@@ -374,21 +415,13 @@ fn fill_and_age(small: &SmallDisk) {
 
 #[tokio::test]
 async fn a_start_waits_for_a_disk_that_is_read_only_or_too_full_for_it_and_says_so() {
-    let address = crate::support::listener().await.local_addr();
-    let admin = address.unwrap().to_string();
-    let listen = |admin: &str| format!("[admin]\nlisten = \"{admin}\"");
-    let edit = |config: String| config.replace(&listen("127.0.0.1:0"), &listen(&admin));
+    let (admin, edit) = at_known_admin().await;
     let stage = Stage::with(fast(), edit).await;
     let Some((mut stage, small)) = on_small_disk(stage).await else {
         return;
     };
     let id = stage.send(&text_to(&robot(), "before")).await;
     stage.reaches(&id, "sent").await;
-    let url = format!("http://{admin}/ready");
-    let says = async |words: &str| {
-        let reply = dingd::sim::post::request("GET", &url, &[], String::new()).await;
-        reply.is_ok_and(|reply| reply.status == 503 && reply.body.contains(words))
-    };
     type Step = fn(&SmallDisk);
     let steps: [(&str, Step, Step); 2] = [
         (
@@ -406,7 +439,7 @@ async fn a_start_waits_for_a_disk_that_is_read_only_or_too_full_for_it_and_says_
             spoil(&small);
         });
         let cured = async {
-            until(words, async || says(words).await).await;
+            until(words, async || is_unready(&admin, words).await).await;
             cure(&small);
         };
         (stage, ()) = tokio::join!(start, cured);
