@@ -21,9 +21,9 @@ use crate::clock::Clock;
 use crate::faults::{Bug, bug, point};
 
 const GROUP_BATCHES_MAX: usize = 256;
+const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Whoever waits for the tables looks so often whether they are stuck.
 const STUCK_LOOK: Duration = Duration::from_secs(1);
-const GROUP_BYTES_MAX: usize = 1 << 20;
 /// The tables are behind the log by no more than this many bytes, or, if nobody reads, this long. Little
 /// at a time, because a sync of the log waits while the disk is busy with the tables.
 const BEHIND_BYTES_MAX: usize = 1 << 20;

@@ -378,6 +378,7 @@ fn reopen(live: &mut Live, wall_ms: u64) {
         }
         call.outcome = CallOutcome::Pending;
         call.attempts = 0;
+        call.ambiguous = 0;
         for recipient in &mut call.recipients {
             if recipient.outcome != RecipientOutcome::Sent {
                 recipient.outcome = RecipientOutcome::Pending;
@@ -441,7 +442,8 @@ pub(super) fn refused(detail: &str) -> Problem {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::delivery::state::{Ambiguous, Call, Progress};
+    use crate::delivery::state::{Ambiguous, Call, Next, Progress};
+    use crate::delivery::verdict::Verdict;
     use crate::dingtalk::message::{At, Content};
 
     pub(in crate::outbound) fn dead(to: To, state: State, code: &'static str) -> (Message, Live) {
@@ -507,6 +509,19 @@ pub(super) mod tests {
             assert!(reason.detail.contains("operator"), "{}", reason.detail);
             assert_eq!(live.dead_letter().is_some(), state == State::Dead);
         }
+    }
+
+    /// It had used up its repeats, and was parked again at its first unknown outcome.
+    #[test]
+    fn what_is_replayed_has_its_repeats_again() {
+        let (_, mut live) = dead(To::Users(vec![]), State::Unknown, "outcome_unknown");
+        live.progress.calls[0].ambiguous = 2;
+        reopen(&mut live, 20);
+        assert_eq!(live.progress.calls[0].ambiguous, 0);
+        live.progress.depart(0);
+        let unknown = Verdict::Unknown(Reason::new("x", "", "", ""));
+        let next = live.progress.settle(&unknown, Ambiguous::Retry, false);
+        assert_eq!(next, Next::Scheduled { failures: 1 });
     }
 
     #[test]

@@ -656,7 +656,7 @@ fn is_about_this_host(refused: &Reason) -> bool {
     let says = |words: &[&str]| words.iter().any(|word| refused.detail.contains(word));
     refused.code == SECURITY
         && !says(&["关键词", "keyword"])
-        && says(&["签名", "sign", "timestamp", "ip", "IP"])
+        && says(&["签名", "sign", "timestamp", "白名单", "whitelist"])
 }
 
 pub(super) fn unfit(unfit: &Unfit) -> Reason {
@@ -700,6 +700,8 @@ mod tests {
                 true,
                 true,
             ),
+            // "description" has "ip" in it.
+            ("310000 description:消息内容不合法;solution:…", true, false),
             ("310000 sign not match", true, true),
             ("310000 sign not match", false, false),
             (

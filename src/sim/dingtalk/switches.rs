@@ -26,7 +26,7 @@ pub struct Switches {
     pub html: bool,
     /// The answer to every send, or to every call of [`Self::only`]; nothing is done.
     pub wrong: Option<Wrong>,
-    /// Answers to the next sends, one each, before [`Self::wrong`]; nothing is sent.
+    /// Answers to the next of those, one each, before [`Self::wrong`].
     pub fail_next: VecDeque<Wrong>,
     /// Sends whose body has this in it are answered with 500 and `system.error`; nothing is sent.
     pub failing: Option<String>,
