@@ -74,8 +74,8 @@ struct Work {
     entries: HashMap<u64, Forwarding>,
     breakers: BTreeMap<String, Breaker>,
     budgets: HashMap<String, Budget>,
-    /// Since when nothing came through to an upstream that was tried.
-    failing_since_ms: HashMap<String, u64>,
+    /// Since when nothing came through to an upstream that was tried, and what it said last.
+    failing: HashMap<String, (u64, String)>,
     /// Those that the breakers were made by.
     settings: Arc<Settings>,
     attempts: JoinSet<Attempt>,
@@ -109,7 +109,7 @@ impl Forwarder {
             entries: HashMap::new(),
             breakers: BTreeMap::new(),
             budgets: HashMap::new(),
-            failing_since_ms: HashMap::new(),
+            failing: HashMap::new(),
             attempts: JoinSet::new(),
             unanswered: JoinSet::new(),
             drain: drain.clone(),
@@ -245,7 +245,7 @@ impl Work {
                 breaker.limit_to(upstream.concurrency);
                 if is_moved {
                     *breaker = Breaker::new(upstream.concurrency);
-                    self.failing_since_ms.remove(&upstream.name);
+                    self.failing.remove(&upstream.name);
                 }
                 report(&upstream.name, was, breaker.state());
             }
@@ -258,7 +258,7 @@ impl Work {
             report(upstream, breaker.state(), State::Closed);
         }
         self.budgets.remove(upstream);
-        self.failing_since_ms.remove(upstream);
+        self.failing.remove(upstream);
         self.forwarder.health.recovered(&trouble(upstream));
         while self.lanes.open(&upstream.to_owned(), STEP_MAX).is_some() {}
     }
@@ -325,15 +325,14 @@ impl Work {
                 .saturating_sub(entry.accepted_ms)
         });
         // Each is tried once, unless others were for long enough in its place.
-        let failing_ms = self.failing_since_ms.get(&upstream.name);
-        let failing_ms = failing_ms.map_or(0, |since_ms| now_ms.saturating_sub(*since_ms));
+        let failing = self.failing.get(&upstream.name);
+        let failing_ms = failing.map_or(0, |(since_ms, _)| now_ms.saturating_sub(*since_ms));
         let was_tried =
             target.attempts > 0 || failing_ms >= TRIED_MS.min(settings.lifetime_ms).max(1);
         if entry_age_ms > settings.lifetime_ms && was_tried {
-            let detail = target
-                .reason
-                .as_ref()
-                .map_or_else(String::new, |r| r.detail.clone());
+            let own = target.reason.as_ref().map(|reason| reason.detail.as_str());
+            let detail = own.or(failing.map(|(_, said)| said.as_str()));
+            let detail = detail.unwrap_or_default();
             let reason = Reason::new(
                 "upstream_unreachable",
                 format!("the upstream took nothing within the event's lifetime; last: {detail}"),
@@ -445,7 +444,7 @@ impl Work {
             Outcome::Delivered { answered } => {
                 target.state = TargetState::Forwarded;
                 target.reason = None;
-                self.failing_since_ms.remove(&attempt.upstream);
+                self.failing.remove(&attempt.upstream);
                 self.taken(seq, answered);
                 let trouble = trouble(&attempt.upstream);
                 if self.forwarder.health.recovered(&trouble) {
@@ -497,9 +496,11 @@ impl Work {
         if self.settings.upstreams.iter().all(|up| up.name != upstream) {
             return;
         }
-        self.failing_since_ms
-            .entry(upstream.to_owned())
-            .or_insert(now_ms);
+        let failing = self.failing.entry(upstream.to_owned());
+        failing
+            .or_insert((now_ms, String::new()))
+            .1
+            .clone_from(&reason.detail);
         let text = format!(
             "upstream {upstream}: {} — {} / {}",
             reason.detail, reason.fix_zh, reason.fix_en

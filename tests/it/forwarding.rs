@@ -219,6 +219,11 @@ async fn events_that_waited_behind_a_breaker_die_of_their_age_together() {
         dead.unwrap()["dead"].as_array().unwrap().len() == 60
     })
     .await;
+    let dead = stage.daemon.socket("GET", "/v1/dead?limit=200").await;
+    for letter in dead.unwrap()["dead"].as_array().unwrap() {
+        let detail = letter["targets"][0]["reason"]["detail"].as_str().unwrap();
+        assert!(detail.contains("HTTP 500"), "what others met: {detail}");
+    }
     let attempts = stage.platform.attempts().len();
     assert!(attempts < 60, "{attempts}: the breaker was open");
     stage.close().await;
