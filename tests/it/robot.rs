@@ -330,6 +330,23 @@ async fn what_is_not_signed_or_not_for_this_robot_is_refused_alike() {
     stage.close().await;
 }
 
+/// Its body is not signed, so a door that nobody needs is closed.
+#[tokio::test]
+async fn with_stream_mode_and_no_events_page_the_robot_is_heard_over_stream_alone() {
+    let stage = stage().await;
+    let (before, callback) = stage.config.split_once("[apps.callback]").unwrap();
+    let (_, after) = callback.split_once("[[robots]]").unwrap();
+    let stream = "[apps.stream]\nenabled = true\n";
+    let status = async || {
+        let said = stage.box_.say(&stage.chat(), "manager0001", "hi").await;
+        said.status
+    };
+    assert_eq!(status().await, 200);
+    crate::support::reload(&stage, &format!("{before}{stream}[[robots]]{after}")).await;
+    assert_eq!(status().await, 404);
+    stage.close().await;
+}
+
 #[tokio::test]
 async fn the_title_of_a_group_is_learned_from_what_is_said_in_it() {
     let stage = stage().await;
