@@ -488,7 +488,7 @@ pub fn app_keys(app: &str, api: Api, chat: Option<&str>) -> Vec<Key> {
         Key::EGRESS,
         Key::new(Kind::Host, short_digest(&[b"api"])),
         Key::new(Kind::Api, short_digest(&[label.as_bytes()])),
-        Key::new(Kind::App, short_digest(&[app.as_bytes()])),
+        app_key(app),
         Key::new(
             Kind::AppApi,
             short_digest(&[app.as_bytes(), label.as_bytes()]),
@@ -504,6 +504,11 @@ pub fn app_keys(app: &str, api: Api, chat: Option<&str>) -> Vec<Key> {
         ));
     }
     keys
+}
+
+/// An app as a whole.
+pub fn app_key(app: &str) -> Key {
+    Key::new(Kind::App, short_digest(&[app.as_bytes()]))
 }
 
 /// The limits that cover the opening of an app's Stream connection. The host's breaker is not among them:

@@ -259,7 +259,9 @@ impl Backlog {
     pub(super) fn settle_digest(&mut self, seq: u64, left: &Left) {
         match left {
             Left::Parts => self.unfold(seq, Again::Halved),
-            Left::Finished | Left::Again { .. } | Left::Behind(_) => self.merge(seq),
+            Left::Finished | Left::Again { .. } | Left::Behind(_) | Left::Tokenless { .. } => {
+                self.merge(seq);
+            }
         }
     }
 
@@ -422,6 +424,13 @@ impl Backlog {
             let later = Landed::Again { due_ms, failed };
             self.lanes.land(lane, later, self.clock.mono_ms());
         }
+    }
+
+    /// The attempt of `seq` came to nothing; its lane waits until `gate` is opened.
+    pub(super) fn wait_for(&mut self, lane: LaneId, seq: u64, gate: Key) {
+        self.flying.remove(&seq);
+        self.wake_those_behind(seq);
+        self.lanes.park(lane, gate);
     }
 
     fn wake_those_behind(&mut self, seq: u64) {

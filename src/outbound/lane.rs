@@ -348,6 +348,10 @@ impl Work {
                 self.backlog
                     .wait_behind(landing.lane, landing.seq, ahead, due_ms);
             }
+            Left::Tokenless { app, due_ms } => {
+                self.backlog.wait_for(landing.lane, landing.seq, app);
+                self.gate(app, due_ms);
+            }
             Left::Again {
                 due_ms,
                 failed,

@@ -30,7 +30,7 @@ use crate::dingtalk::signature;
 use crate::egress::call::Request;
 use crate::egress::charge::ChargeId;
 use crate::egress::limit::Key;
-use crate::egress::{Egress, Permit, Settled, app_keys, robot_keys};
+use crate::egress::{Egress, Permit, Settled, app_key, app_keys, robot_keys};
 use crate::faults::{Bug, bug, point};
 use crate::journal::queue::Queue;
 use crate::journal::{Batch, Journal, ReadError};
@@ -39,7 +39,7 @@ use crate::secret::Secret;
 
 /// A message whose token cannot be had is tried again after this, in milliseconds.
 const NO_TOKEN_MS: u64 = 5_000;
-/// One whose token is being fetched looks again after this.
+/// Those whose token is being fetched look again after this, unless whoever waits for it has it earlier.
 const FETCHING_MS: u64 = 200;
 const ROBOT_UNKNOWN: &str = "robot_unknown";
 /// At once is still a moment later, so that a limit that is checked twice cannot spin.
@@ -88,6 +88,13 @@ pub enum Left {
     },
     /// Its turn comes behind another message.
     Behind(Ahead),
+    /// It waits for its app's token, as all others of the app do, until a monotonic time.
+    Tokenless {
+        /// The app.
+        app: Key,
+        /// Monotonic milliseconds.
+        due_ms: u64,
+    },
 }
 
 /// The message that comes first.
@@ -379,14 +386,19 @@ impl Sender {
         Ok(message.zip(live.and_then(|bytes| record::decode(&bytes).ok())))
     }
 
-    /// Waits for the app's token, then lets the message have its turn again.
+    /// Waits for the app's token, then lets the messages of the app have their turn again, the most urgent
+    /// first.
     async fn await_token(&self, seq: u64, message: &Message, mut live: Live, index: usize) -> Left {
+        let tokenless = |delay_ms| Left::Tokenless {
+            app: app_key(&live.app),
+            due_ms: self.clock.mono_ms() + delay_ms,
+        };
         if self.tokens.is_fetching(&live.app) {
             // One waits for it, not all: each takes the place of a message that may need none.
-            return self.again_in(FETCHING_MS);
+            return tokenless(FETCHING_MS);
         }
         let Err(verdict) = self.tokens.get(&live.app).await else {
-            return self.again_in(AT_ONCE_MS);
+            return tokenless(AT_ONCE_MS);
         };
         if let Verdict::Dead(_) = verdict {
             return self.unmade(seq, message, live, index, verdict).await;

@@ -1,5 +1,7 @@
 //! One token an app: fetched once for all who wait, kept across restarts, dropped on refusal.
 
+use std::time::Duration;
+
 use dingd::sim::dingtalk::{Settings, Switches, Wrong};
 use serde_json::json;
 
@@ -46,6 +48,43 @@ async fn two_hundred_who_wait_cost_one_fetch_and_so_does_an_expiry() {
     stage.close().await;
 }
 
+/// They look again every 200 ms: without being woken, the urgent one would come last here.
+#[tokio::test]
+async fn when_the_token_is_there_the_most_urgent_of_those_that_wait_goes_first() {
+    let users = |n| dingd::sim::dingtalk::User::named(&format!("u{n}"), "n", "13900000000");
+    let settings = Settings {
+        users: (0..16).map(users).collect(),
+        ..unlimited()
+    };
+    let edit = |config: String| {
+        config.replace("[limits.app_api]\n", "[limits.app_api]\ncount = 10000\n")
+            + "[outbound]\nconcurrency = 2\n"
+    };
+    let stage = Stage::with(settings, edit).await;
+    stage.box_.set(Switches {
+        only: Some("/v1.0/oauth2/accessToken".into()),
+        slow_ms: 750,
+        ..Switches::default()
+    });
+    let mut ids = vec![];
+    for n in 0..15 {
+        let body = text_to(&json!({"users": [format!("u{n}")]}), "normal");
+        ids.push(stage.send(&body).await);
+    }
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let mut urgent = text_to(&json!({"users": ["u15"]}), "urgent");
+    urgent["priority"] = json!("critical");
+    ids.push(stage.send(&urgent).await);
+    for id in &ids {
+        stage.reaches(id, "sent").await;
+    }
+    let delivered = stage.box_.delivered();
+    let place = delivered.iter().position(|one| one.text == "urgent");
+    // One may be beside it, and with it the next.
+    assert!(place.unwrap() < 4, "{delivered:?}");
+    stage.close().await;
+}
+
 #[tokio::test]
 async fn a_token_survives_a_restart_sealed_and_a_damaged_cache_costs_one_fetch() {
     let stage = Stage::with(unlimited(), |config| config).await;
@@ -58,7 +97,7 @@ async fn a_token_survives_a_restart_sealed_and_a_damaged_cache_costs_one_fetch()
     send(&stage).await;
     let cache = stage.dir.path().join("state/cache");
     until("the cache is written", async || cache.join("db").exists()).await;
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     let stage = stage.crash().await;
     send(&stage).await;
     assert_eq!(stage.box_.token_fetches(), 1, "it was kept");
@@ -134,7 +173,7 @@ async fn fresh_tokens_that_are_refused_are_not_fetched_in_a_loop() {
     let id = stage
         .send(&text_to(&json!({"users": ["manager0001"]}), "x"))
         .await;
-    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(
         stage.box_.token_fetches() <= 2,
         "{} fetches",
@@ -229,7 +268,7 @@ async fn a_token_is_renewed_before_it_expires_and_a_valid_one_stays_in_use_if_th
     let started = std::time::Instant::now();
     while !stage.metrics().await.contains(failed) {
         assert!(started.elapsed().as_secs() < 69, "nobody tried to renew it");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(stage.box_.token_fetches(), 1);
     send("uses it still").await;
