@@ -139,6 +139,13 @@ pub fn parse_rfc3339(text: &str) -> Option<u64> {
     u64::try_from(at.as_millisecond()).ok()
 }
 
+/// The seconds since 1970 of an HTTP date (`Sat, 28 Nov 2026 08:00:00 GMT`, RFC 9110 §5.6.7); `None` when it is
+/// not one or lies before 1970.
+pub fn parse_http_date_s(text: &str) -> Option<u64> {
+    let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text);
+    u64::try_from(parsed.ok()?.as_second()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use hyper::Method;
 
 use super::Egress;
+use crate::clock::parse_http_date_s;
 use crate::delivery::verdict::Verdict;
 use crate::dingtalk::answer::{self, Answer, Api, NoAnswer};
 use crate::http::transport::{Call, Origin, Reply};
@@ -105,18 +106,10 @@ impl Egress {
     }
 
     fn note_skew(&self, reply: &Reply) {
-        let theirs = reply.date.as_deref().and_then(|date| {
-            jiff::fmt::rfc2822::DateTimeParser::new()
-                .parse_timestamp(date)
-                .ok()
-        });
-        if let Some(theirs) = theirs {
-            let ours = i64::try_from(self.clock.wall_ms() / 1_000).unwrap_or(i64::MAX);
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "a difference of seconds is small"
-            )]
-            let skew_s = (theirs.as_second() - ours) as f64;
+        if let Some(theirs_s) = reply.date.as_deref().and_then(parse_http_date_s) {
+            let ours_s = self.clock.wall_ms() / 1_000;
+            #[expect(clippy::cast_precision_loss, reason = "exact for 200 million years")]
+            let skew_s = theirs_s as f64 - ours_s as f64;
             crate::metrics::clock_skew(skew_s);
             if skew_s.abs() > 300.0 {
                 let text = format!(

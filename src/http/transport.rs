@@ -30,7 +30,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::tls::provider;
 use super::{address, answer};
-use crate::clock::Clock;
+use crate::clock::{Clock, parse_http_date_s};
 use crate::secret::printable;
 
 /// What `Retry-After` says, in seconds or as a moment, which is seen from the sender's own clock if that is
@@ -40,12 +40,8 @@ fn retry_after_s(text: &str, date: Option<&str>, wall_ms: u64) -> Option<u64> {
     if let Ok(seconds) = text.parse() {
         return Some(seconds);
     }
-    let moment = |text: &str| {
-        let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text);
-        u64::try_from(parsed.ok()?.as_second()).ok()
-    };
-    let now_s = date.and_then(moment).unwrap_or(wall_ms / 1_000);
-    Some(moment(text)?.saturating_sub(now_s))
+    let now_s = date.and_then(parse_http_date_s).unwrap_or(wall_ms / 1_000);
+    Some(parse_http_date_s(text)?.saturating_sub(now_s))
 }
 
 /// A pooled connection is used again only within this time (reliability contract §4).
