@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dingd::sim::daemon::API_TOKEN;
+use dingd::sim::daemon::{API_TOKEN, Daemon};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{Stage, fast, until};
+use crate::process::command;
+use crate::support::{Stage, fast, program, until};
 
 fn certificate(dir: &Path, name: &str) -> rcgen::CertifiedKey<KeyPair> {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
@@ -139,6 +140,26 @@ async fn a_certificate_is_renewed_without_dropping_a_connection_and_a_broken_one
         "the old connection lives on"
     );
     drop(old);
+    stage.close().await;
+}
+
+/// With 1, after which systemd tries again: with 78, as for a mistake in the configuration, it would not.
+#[tokio::test]
+async fn a_start_with_a_broken_certificate_names_the_file_and_ends_with_1() {
+    let tls = tempfile::tempdir().unwrap();
+    certificate(tls.path(), "first.example");
+    let (mut stage, _) = callbacks_over_tls(tls.path(), "").await;
+    stage.daemon.kill().await;
+    let file = tls.path().join("cert.pem");
+    std::fs::write(&file, "garbage").unwrap();
+    let config = stage.dir.path().join("config.toml");
+    let (code, text) = command(&config, &["run"]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(&file.display().to_string()), "{text}");
+    certificate(tls.path(), "first.example");
+    stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
+        .await
+        .unwrap();
     stage.close().await;
 }
 
