@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
@@ -22,13 +22,14 @@ use tokio_io_timeout::TimeoutStream;
 
 use super::problem::{Answer, Problem};
 use super::tls::Tls;
+use super::waiting::{Guest, Waiting};
 use crate::drain::Drain;
 use crate::metrics;
 
 /// What a door allows.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time; more wait in the listen queue.
+    /// Connections at a time; for another one whoever has been waited for longest is let go.
     pub connections_max: usize,
     /// From the accepted connection to the end of the TLS handshake, in milliseconds.
     pub handshake_timeout_ms: u64,
@@ -154,15 +155,11 @@ impl Door {
         Fut: Future<Output = Answer> + Send + 'static,
     {
         let permits = Arc::new(Semaphore::new(self.limits.connections_max));
+        let waiting = Arc::new(Waiting::default());
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         let mut pause_ms = 0;
         loop {
-            // A permit first: a connection that cannot be served stays in the listen queue.
-            let permit = tokio::select! {
-                permit = permits.clone().acquire_owned() => permit,
-                () = drain.stopping() => break,
-            };
             let accepted = tokio::select! {
                 accepted = self.accept() => accepted,
                 () = drain.stopping() => break,
@@ -180,18 +177,30 @@ impl Door {
                 }
             };
             pause_ms = 0;
+            if permits.available_permits() == 0 && waiting.make_room() {
+                metrics::http_rejected(self.name, "made_room");
+            }
+            // While all are being served, it and those behind it in the listen queue wait.
+            let permit = tokio::select! {
+                permit = permits.clone().acquire_owned() => permit,
+                () = drain.stopping() => break,
+            };
             let connection = Connection {
                 name: self.name,
                 limits: self.limits,
                 tls: self.tls.clone(),
                 bodies: self.bodies.clone(),
+                guest: Arc::new(waiting.welcome()),
                 watcher: graceful.watcher(),
             };
             let handle = handle.clone();
             connections.spawn(async move {
                 metrics::http_connections(connection.name, 1.0);
-                let name = connection.name;
-                connection.run(stream, handle).await;
+                let (name, guest) = (connection.name, connection.guest.clone());
+                tokio::select! {
+                    () = connection.run(stream, handle) => {}
+                    () = guest.asked_to_leave() => {}
+                }
                 metrics::http_connections(name, -1.0);
                 drop(permit);
             });
@@ -233,6 +242,7 @@ struct Connection {
     limits: Limits,
     tls: Option<Arc<Tls>>,
     bodies: Bodies,
+    guest: Arc<Guest>,
     watcher: Watcher,
 }
 
@@ -267,13 +277,18 @@ impl Connection {
         Fut: Future<Output = Answer> + Send + 'static,
     {
         let (name, limits) = (self.name, self.limits);
-        let bodies = self.bodies;
+        let (bodies, guest) = (self.bodies, self.guest);
         let service = service_fn(move |request| {
-            let (handle, bodies) = (handle.clone(), bodies.clone());
+            let (handle, bodies, guest) = (handle.clone(), bodies.clone(), guest.clone());
             async move {
                 let mut room = None;
                 let answer = match read(request, limits, &bodies, &mut room).await {
-                    Ok(request) => handle(request).await,
+                    Ok(request) => {
+                        guest.is_served();
+                        let answer = handle(request).await;
+                        guest.is_waited_for();
+                        answer
+                    }
                     Err(problem) => {
                         metrics::http_rejected(name, problem.slug());
                         problem.answer()
@@ -338,21 +353,21 @@ async fn read(
     Ok(Request { head, body })
 }
 
-/// Takes room as the bytes come, not as they are announced: announcing costs nothing.
+/// Takes room as the bytes come, not as they are announced: announcing costs nothing. They are copied: a part,
+/// however small, holds the whole buffer that it was read into.
 async fn read_body(
     mut body: Incoming,
     limits: Limits,
     bodies: &Bodies,
     room: &mut Option<OwnedSemaphorePermit>,
 ) -> Result<Bytes, Problem> {
-    let mut parts: Vec<Bytes> = vec![];
-    let mut length = 0;
+    let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let broken = |_| Problem::new(400, "bad_body", "Bad body", "the body broke off");
         let Ok(part) = frame.map_err(broken)?.into_data() else {
             continue;
         };
-        length += part.len();
+        let length = whole.len() + part.len();
         if length > limits.body_bytes_max {
             let detail = format!("the body may have at most {} bytes", limits.body_bytes_max);
             return Err(Problem::new(
@@ -379,10 +394,7 @@ async fn read_body(
                 None => *room = Some(more),
             }
         }
-        parts.push(part);
+        whole.extend_from_slice(&part);
     }
-    Ok(match parts.len() {
-        0 | 1 => parts.pop().unwrap_or_default(),
-        _ => parts.concat().into(),
-    })
+    Ok(whole.freeze())
 }

@@ -181,6 +181,37 @@ async fn slow_clients_are_let_go_and_disturb_nobody() {
     stage.close().await;
 }
 
+/// As many as a door may have would keep everybody out until they time out, and DingTalk waits for 1.5 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_bring_no_request_make_room_for_those_that_do() {
+    let edit = |config: String| {
+        let limits = "connections_max = 16\nheader_timeout_ms = 60000\nbody_timeout_ms = 60000\n";
+        config.replacen("[api]\n", &format!("[api]\n{limits}"), 1)
+    };
+    let stage = Stage::with(fast(), edit).await;
+    let address = stage.daemon.api().trim_start_matches("http://").to_owned();
+    let slow: Vec<_> = (0..100)
+        .map(|n| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            let body = "POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+            let part = if n % 2 == 0 {
+                "GET /v1/chats HTT"
+            } else {
+                body
+            };
+            drop(stream.write_all(part.as_bytes()));
+            stream
+        })
+        .collect();
+    let id = stage.send(&text_to(&robot(), "genuine")).await;
+    stage.reaches(&id, "sent").await;
+    let metrics = stage.metrics().await;
+    let made = r#"dingd_http_rejected_total{listener="api",reason="made_room"}"#;
+    assert!(metrics.contains(made), "{metrics}");
+    drop(slow);
+    stage.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_never_reads_is_let_go() {
     let edit = |config: String| {
@@ -211,20 +242,50 @@ async fn a_client_that_never_reads_is_let_go() {
     stage.close().await;
 }
 
+fn rss_kib(stage: &Stage) -> u64 {
+    let status = format!("/proc/{}/status", stage.daemon.pid());
+    let status = std::fs::read_to_string(status).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS"));
+    let number = line.unwrap().split_whitespace().nth(1).unwrap();
+    number.parse().unwrap()
+}
+
+/// A part of a body takes its own bytes, not those of the buffer that it came in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_come_byte_by_byte_take_no_more_memory_than_others() {
+    let stage = Stage::open().await;
+    let address = stage.daemon.callbacks().trim_start_matches("http://");
+    let before_kib = rss_kib(&stage);
+    let head =
+        "POST /callback/oncall/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let part = [head, &"1\r\n \r\n".repeat(15_000)].concat();
+    let streams: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(part.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    // Behind all that they sent.
+    let id = stage.send(&text_to(&robot(), "genuine")).await;
+    stage.reaches(&id, "sent").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let grown_kib = rss_kib(&stage) - before_kib;
+    assert!(
+        grown_kib < 24 * 1_024,
+        "1.5 MB were sent, it grew by {grown_kib} KiB"
+    );
+    drop(streams);
+    stage.close().await;
+}
+
 /// Bodies that are large and never end: as many as there may be connections, they fill no more memory than
 /// there is room for, and small requests have theirs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_that_never_end_fill_bounded_memory_and_disturb_nobody() {
     let stage = Stage::open().await;
     let address = stage.daemon.api().trim_start_matches("http://").to_owned();
-    let rss_kib = || {
-        let status = format!("/proc/{}/status", stage.daemon.pid());
-        let status = std::fs::read_to_string(status).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS"));
-        let number = line.unwrap().split_whitespace().nth(1).unwrap().to_owned();
-        number.parse::<u64>().unwrap()
-    };
-    let before_kib = rss_kib();
+    let before_kib = rss_kib(&stage);
     let head = format!(
         "POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_TOKEN}\r\nContent-Length: 260000\r\n\r\n"
     );
@@ -242,7 +303,7 @@ async fn large_bodies_that_never_end_fill_bounded_memory_and_disturb_nobody() {
     let stalled = stalled.await.unwrap();
     let id = stage.send(&text_to(&robot(), "genuine")).await;
     stage.reaches(&id, "sent").await;
-    let grown_kib = rss_kib() - before_kib;
+    let grown_kib = rss_kib(&stage) - before_kib;
     assert!(
         grown_kib < 100 * 1_024,
         "150 MB were sent, it grew by {grown_kib} KiB"
