@@ -28,6 +28,8 @@ const STEP_MAX: usize = 256;
 const ENDINGS_MAX: usize = 64;
 /// A message whose turn comes behind one that has just ended, or its call, looks again after this, in milliseconds.
 const BEHIND_AGAIN_MS: u64 = 50;
+/// The end of a message that cannot be read or written is tried again after this, in milliseconds.
+const END_AGAIN_MS: u64 = 2_000;
 
 /// A wish of the API or the operator.
 #[derive(Debug)]
@@ -53,6 +55,7 @@ struct Work {
     budgets: HashMap<Key, Budget>,
     /// Messages that end without an attempt: expired, cancelled, parked.
     endings: JoinSet<(u64, Option<Left>)>,
+    drain: Drain,
 }
 
 struct Landing {
@@ -87,6 +90,7 @@ pub async fn run(
         attempts: JoinSet::new(),
         budgets: HashMap::new(),
         endings: JoinSet::new(),
+        drain: drain.clone(),
         sender,
     };
     work.recover(recovered.batch, recovered.ended).await?;
@@ -374,7 +378,7 @@ impl Work {
     fn land_ending(&mut self, ended: Result<(u64, Option<Left>), tokio::task::JoinError>) {
         match ended {
             Ok((seq, Some(left))) => self.backlog.settle_digest(seq, &left),
-            // It cannot be read; at the next start it is looked at again.
+            // It stops before that could be written; at the next start it is looked at again.
             Ok((_, None)) => {}
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
@@ -400,9 +404,9 @@ impl Work {
         if self.backlog.is_waiting(seq) {
             self.backlog.forget(seq);
             self.backlog.unfold(seq, Again::Folded);
-            let sender = self.sender.clone();
+            let (sender, drain) = (self.sender.clone(), self.drain.clone());
             self.endings.spawn(async move {
-                let ended = sender.end(seq, State::Cancelled, None).await;
+                let ended = ended(&sender, &drain, seq, State::Cancelled, None).await;
                 if answer.send(ended.is_some()).is_err() {
                     tracing::debug!("nobody waits for the answer to a cancellation");
                 }
@@ -414,13 +418,34 @@ impl Work {
     }
 
     fn end(&mut self, seq: u64, state: State, reason: Option<Reason>) {
-        let sender = self.sender.clone();
-        self.endings.spawn(async move {
-            let left = sender.end(seq, state, reason).await;
-            if left.is_none() {
-                tracing::error!(seq, "the end of a message cannot be read or written now");
-            }
-            (seq, left)
-        });
+        let (sender, drain) = (self.sender.clone(), self.drain.clone());
+        let ended = async move { (seq, ended(&sender, &drain, seq, state, reason).await) };
+        self.endings.spawn(ended);
+    }
+}
+
+/// Ends a message, however long the disk is full: nothing waits for it any more but its place on disk. `None` if
+/// the daemon stops before.
+async fn ended(
+    sender: &Sender,
+    drain: &Drain,
+    seq: u64,
+    state: State,
+    reason: Option<Reason>,
+) -> Option<Left> {
+    loop {
+        let left = sender.end(seq, state, reason.clone()).await;
+        if left.is_some() {
+            return left;
+        }
+        tracing::error!(
+            seq,
+            "the end of a message cannot be read or written now; it is tried again"
+        );
+        tokio::select! {
+            biased;
+            () = drain.stopping() => return None,
+            () = sender.clock.sleep_until(sender.clock.mono_ms() + END_AGAIN_MS) => {}
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dingd::sim::daemon::{API_TOKEN, Daemon};
-use dingd::sim::dingtalk::{Settings, User};
+use dingd::sim::dingtalk::{Settings, Switches, User};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
@@ -186,6 +186,28 @@ async fn a_disk_without_any_space_left_is_waited_for_and_holds_up_no_reader() {
     }
 }
 
+/// It can neither be read nor written then.
+#[tokio::test]
+async fn what_expires_while_the_disk_is_full_has_ended_when_it_has_room_again() {
+    let stage = on_disk(Stage::open().await, 0).await;
+    stage.box_.set(Switches {
+        down: true,
+        ..Switches::default()
+    });
+    let mut body = text_to(&robot(), "not worth sending later");
+    body["expires_in_s"] = json!(2);
+    let id = stage.send(&body).await;
+    fault(&stage, "TABLES");
+    until("it is said", async || {
+        stage.ready().await["degraded"].to_string().contains("disk")
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    fault(&stage, "");
+    stage.reaches(&id, "expired").await;
+    stage.close().await;
+}
+
 #[tokio::test]
 async fn a_failed_sync_ends_the_daemon_with_74_and_the_next_start_has_what_was_answered() {
     let mut stage = on_disk(Stage::open().await, 0).await;
@@ -324,7 +346,7 @@ async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again()
         return;
     };
     // Two are on the way when the disk fills up.
-    stage.box_.set(dingd::sim::dingtalk::Switches {
+    stage.box_.set(Switches {
         down: true,
         ..Default::default()
     });
@@ -350,7 +372,7 @@ async fn a_full_disk_refuses_new_work_records_results_starts_and_accepts_again()
         .await;
     stage = stage.crash().await;
     assert!(refusal(&stage).await.is_some());
-    stage.box_.set(dingd::sim::dingtalk::Switches::default());
+    stage.box_.set(Switches::default());
     for id in &before {
         stage.reaches(id, "sent").await;
     }
