@@ -94,18 +94,22 @@ pub fn load(path: &Path, sources: &Sources<'_>) -> Result<Config, Unusable> {
     parse(&text, sources).map_err(unusable)
 }
 
-/// Checks the text of a configuration.
-pub fn parse(text: &str, sources: &Sources<'_>) -> Result<Config, Vec<Fault>> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        // Not as it shows itself: that has the line, and in the line may be a secret.
+/// Reads TOML. What is wrong with it is told by the number of the line, which itself may have a secret in it.
+pub fn table(text: &str) -> Result<toml::Table, Fault> {
+    text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map_or(1, |before| before.matches('\n').count() + 1);
-        vec![Fault::new(
+        Fault::new(
             "",
             format!("line {line} is not TOML: {}", error.message()),
             "correct that line",
-        )]
-    })?;
+        )
+    })
+}
+
+/// Checks the text of a configuration.
+pub fn parse(text: &str, sources: &Sources<'_>) -> Result<Config, Vec<Fault>> {
+    let table = table(text).map_err(|fault| vec![fault])?;
     let faults = Faults::default();
     let root = Section::root(&table, sources, &faults);
     let config = parts::config(&root);

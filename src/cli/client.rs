@@ -94,9 +94,7 @@ pub(super) fn socket(target: &Target) -> Result<PathBuf, String> {
             file.display()
         )
     })?;
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error| format!("{}: {error}", file.display()))?;
+    let table = crate::config::table(&text).map_err(|f| format!("{}: {f}", file.display()))?;
     let dir = table.get("state_dir").and_then(toml::Value::as_str);
     let dir = dir.ok_or_else(|| format!("{}: state_dir is missing", file.display()))?;
     Ok(PathBuf::from(dir).join("admin.sock"))

@@ -21,25 +21,25 @@ use crate::egress::limit::{Kind, Rule, Rules};
 use crate::egress::{self, App, ledger};
 use crate::http::listen::Limits;
 use crate::http::tls::Files;
-use crate::http::transport::Origin;
+use crate::http::transport::{BadUrl, Origin};
 use crate::inbound::{self, Upstream};
 use crate::journal::retention::Keep;
 use crate::outbound::{self, Client, Digests, Robot};
 
 /// The whole file.
 pub(super) fn config(root: &Section<'_>) -> Option<Config> {
-    let state_dir = root.required("state_dir", |dir| dir.starts_with('/'), "an absolute path");
+    // With the name of the socket in it, it must fit into what a socket's path may have: 107 bytes.
+    let is_dir = |dir: &str| dir.starts_with('/') && dir.len() <= 96;
+    let state_dir = root.required("state_dir", is_dir, "an absolute path of at most 96 bytes");
     let callbacks = root.section("callbacks");
     let public_url = callbacks.text("public_url");
-    if public_url
-        .as_ref()
-        .is_some_and(|url| !url.starts_with("https://") && !url.starts_with("http://"))
-    {
-        callbacks.fault(
-            "public_url",
-            "is not a URL",
-            "write https://…, as DingTalk sees this daemon",
-        );
+    if let Some(Err(problem)) = public_url.as_ref().map(|url| Origin::parse(url, false)) {
+        let problem = match problem {
+            BadUrl::Insecure => "uses http:// beyond this machine".to_owned(),
+            problem => problem.to_string(),
+        };
+        let fix = "write https://…, as DingTalk sees this daemon";
+        callbacks.fault("public_url", problem, fix);
     }
     let callbacks = door(&callbacks, "0.0.0.0:8443", TlsNeed::UnlessFalse);
     let api_section = root.section("api");
@@ -47,6 +47,9 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
     let api = door(&api_section, "127.0.0.1:8680", TlsNeed::Optional);
     let admin = root.section("admin");
     let admin_listen = address(&admin, "127.0.0.1:9680");
+    let others = [&callbacks, &api].map(|door| door.as_ref().map(|door| door.listen));
+    distinct(&api_section, others[1], &others[..1]);
+    distinct(&admin, admin_listen, &others);
     admin.finish();
     let apps = apps(root);
     let (rules, month) = limits(root);
@@ -84,6 +87,14 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
         log,
         warnings: vec![],
     })
+}
+
+/// Two doors cannot have one address.
+fn distinct(section: &Section<'_>, own: Option<SocketAddr>, others: &[Option<SocketAddr>]) {
+    if own.is_some_and(|own| own.port() != 0) && others.contains(&own) {
+        let fix = "give each door its own port";
+        section.fault("listen", "is the address of another door", fix);
+    }
 }
 
 enum TlsNeed {
@@ -662,24 +673,23 @@ fn upstreams(root: &Section<'_>, apps: &HashMap<String, inbound::App>) -> Vec<Up
 /// The keys that sign deliveries; the first is the current one.
 fn signing_keys(section: &Section<'_>) -> Vec<zeroize::Zeroizing<Vec<u8>>> {
     let secrets = [
-        section.secret("secret"),
-        section.optional_secret("secret_previous"),
+        ("secret", section.secret("secret")),
+        (
+            "secret_previous",
+            section.optional_secret("secret_previous"),
+        ),
     ];
     secrets
         .into_iter()
-        .flatten()
-        .filter_map(|secret| {
+        .filter_map(|(name, secret)| {
+            let secret = secret?;
             let key = secret
                 .expose()
                 .strip_prefix("whsec_")
                 .and_then(|key| STANDARD.decode(key).ok());
             if key.as_ref().is_none_or(|key| key.len() < 16) {
                 let fix = "make one: echo whsec_$(openssl rand -base64 32)";
-                section.fault(
-                    "secret",
-                    "is not whsec_ and base64 of at least 16 bytes",
-                    fix,
-                );
+                section.fault(name, "is not whsec_ and base64 of at least 16 bytes", fix);
             }
             key.map(zeroize::Zeroizing::new)
         })
@@ -708,18 +718,32 @@ fn log(root: &Section<'_>) -> Log {
         }
     };
     let level = section.text("level").unwrap_or_else(|| "info".to_owned());
-    if level
-        .parse::<tracing_subscriber::filter::EnvFilter>()
-        .is_err()
-    {
+    if !is_level(&level) {
         section.fault(
             "level",
             "is not a level",
-            "write error, warn, info, debug or trace",
+            "write error, warn, info, debug or trace; or directives, such as warn,dingd::audit=info",
         );
     }
     section.finish();
     Log { json, level }
+}
+
+/// Levels, and levels of modules. The library takes a misspelt level for a module, of which everything is logged,
+/// and of all others nothing.
+fn is_level(text: &str) -> bool {
+    let known = |level: &str| {
+        level
+            .parse::<tracing_subscriber::filter::LevelFilter>()
+            .is_ok()
+    };
+    text.parse::<tracing_subscriber::filter::EnvFilter>()
+        .is_ok()
+        && text.split(',').all(|directive| {
+            let (module, level) = directive.rsplit_once('=').unzip();
+            let is_module = |module: &str| !module.contains(':') || module.contains("::");
+            known(level.unwrap_or(directive)) && module.is_none_or(is_module)
+        })
 }
 
 /// What a name looks like.

@@ -99,7 +99,13 @@ impl Origin {
         if !tls && !is_loopback(&host) && !insecure {
             return Err(BadUrl::Insecure);
         }
-        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            // What stands there is no port.
+            None if authority.as_str() != authority.host() => return Err(BadUrl::Form),
+            None if tls => 443,
+            None => 80,
+        };
         let path = uri
             .path_and_query()
             .map_or("/", |path| path.as_str())

@@ -345,7 +345,63 @@ fn check_exits_64_and_names_file_and_key() {
     assert!(text.contains("c.toml: state_dir: is a number"), "{text}");
 }
 
-/// What is no TOML was shown with its line, on `/ready` too.
+/// What a library takes for something else than was meant.
+#[test]
+fn what_would_be_misread_is_refused() {
+    let with = |level: &str| format!("{MINIMAL}[log]\nlevel = \"{level}\"\n");
+    for level in ["off", "warn", "warn,dingd::audit=info", "hyper=debug,info"] {
+        assert!(read(&with(level)).is_ok(), "{level}");
+    }
+    for level in ["wran", "warn,dingd:audit=info", "warn,dingd", "dingd=inof"] {
+        let faults = read(&with(level)).unwrap_err();
+        assert_eq!(faults, ["log.level: is not a level"], "{level}");
+    }
+    let long = format!("/var/lib/{}", "d".repeat(90));
+    let door = "[admin]\nlisten = \"0.0.0.0:8443\"\n[callbacks]\n";
+    for (from, to, fault) in [
+        (
+            "internal/",
+            "internal:99999/",
+            "upstreams[0].url: is not an absolute",
+        ),
+        (
+            "internal/",
+            "internal:/",
+            "upstreams[0].url: is not an absolute",
+        ),
+        (
+            "\"https://alerts.ex",
+            "\"http://alerts.ex",
+            "callbacks.public_url: uses http",
+        ),
+        (
+            "\"https://alerts.ex",
+            "\"alerts.ex",
+            "callbacks.public_url: is not an absolute",
+        ),
+        ("/var/lib/dingd", &long, "state_dir:"),
+        (
+            "[callbacks]\n",
+            door,
+            "admin.listen: is the address of another",
+        ),
+        (
+            "secret = { credential = \"flashduty-webhook-secret\" }",
+            "secret = { credential = \"flashduty-webhook-secret\" }\nsecret_previous = \"whsec_short\"",
+            "upstreams[0].secret_previous: is not whsec_",
+        ),
+    ] {
+        let text = MINIMAL.replacen(from, to, 1);
+        assert_ne!(text, MINIMAL);
+        let faults = read(&text).unwrap_err();
+        assert!(
+            faults.len() == 1 && faults[0].starts_with(fault),
+            "{faults:?}"
+        );
+    }
+}
+
+/// What is no TOML was shown with its line, on `/ready` too, and by every command that asks a daemon.
 #[test]
 fn a_line_that_cannot_be_read_is_named_by_its_number_alone() {
     let text = format!("{MINIMAL}\n[x]\nclient_secret = \"canary-secret\n");
@@ -356,6 +412,20 @@ fn a_line_that_cannot_be_read_is_named_by_its_number_alone() {
         faults.contains(&format!("line {line} is not TOML")),
         "{faults}"
     );
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, text).unwrap();
+    for command in ["check", "status", "journal check"] {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_dingd"))
+            .args(command.split(' '))
+            .arg("--config")
+            .arg(&file)
+            .output()
+            .unwrap();
+        let said = format!("{out:?}");
+        assert!(said.contains(&format!("line {line}")), "{command}: {said}");
+        assert!(!said.contains("canary"), "{command}: {said}");
+    }
 }
 
 #[test]
