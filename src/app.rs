@@ -5,6 +5,7 @@ mod late;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -79,6 +80,16 @@ pub enum StartError {
         "state_dir {path}: {source}; create it for the daemon's user: install -d -m 700 {path}"
     )]
     StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket of the command line.
+    #[error(
+        "{path}: {source}; remove what lies there, or choose a state_dir of at most 96 bytes: a socket's path has a limit"
+    )]
+    Socket {
         /// Which.
         path: PathBuf,
         /// Why.
@@ -845,11 +856,19 @@ fn make_private_dir(path: &Path) -> Result<(), StartError> {
         path: path.to_owned(),
         source,
     };
+    let missing = |dir: &&Path| !dir.exists();
+    let made: Vec<_> = path.ancestors().take_while(missing).collect();
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
         .map_err(error)?;
+    // What is durable below them must not be gone with their names.
+    for parent in made.into_iter().filter_map(Path::parent) {
+        File::open(parent)
+            .and_then(|dir| dir.sync_all())
+            .map_err(error)?;
+    }
     let mode = std::fs::metadata(path).map_err(error)?.permissions().mode();
     if mode & 0o077 != 0 {
         return Err(error(io::Error::other(format!(
@@ -862,7 +881,7 @@ fn make_private_dir(path: &Path) -> Result<(), StartError> {
 
 fn bind_socket(state_dir: &Path, limits: Limits) -> Result<Door, StartError> {
     let path = state_dir.join("admin.sock");
-    let error = |source| StartError::StateDir {
+    let error = |source| StartError::Socket {
         path: path.clone(),
         source,
     };

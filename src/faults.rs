@@ -79,7 +79,7 @@ pub const fn bug(_: Bug) -> bool {
 
 /// The moments at which a process can be made to die: right before and right after each step that
 /// somebody outside, or the next start, relies on.
-pub const POINTS: [&str; 32] = [
+pub const POINTS: [&str; 33] = [
     "create.filled",
     "create.renamed",
     "migrate.before",
@@ -112,6 +112,7 @@ pub const POINTS: [&str; 32] = [
     "settle.after",
     "purge.before",
     "purge.after",
+    "restore.step",
 ];
 
 /// Dies here by SIGKILL if `DINGD_DIE_AT` is this point's name, a colon, and how many times it was

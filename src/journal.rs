@@ -350,9 +350,10 @@ impl Journal {
         dir.join(engine::FILE).exists()
     }
 
-    /// Opens the journal in `dir`, or makes one. Takes the store's lock; blocks.
+    /// Opens the journal in `dir`, or makes one. Takes the store's lock; blocks. A disk that is full is an
+    /// error here: nobody would end the waiting.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        Self::open_under(dir, disk::Condition::default())
+        Self::open_under(dir, disk::Condition::impatient())
     }
 
     /// As [`Self::open`], on a disk whose `condition` others look at meanwhile.

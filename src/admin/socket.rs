@@ -58,9 +58,10 @@ pub fn remove_old_backups(dir: &Path) {
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let is_copy = name
+        let number = name
             .to_str()
-            .is_some_and(|name| name.starts_with(BACKUP_PREFIX));
+            .and_then(|name| name.strip_prefix(BACKUP_PREFIX));
+        let is_copy = number.is_some_and(|number| number.parse::<u64>().is_ok());
         if is_copy && let Err(error) = std::fs::remove_file(entry.path()) {
             tracing::warn!(%error, ?name, "an old backup cannot be removed");
         }

@@ -49,6 +49,16 @@ fn back_up(arguments: &Arguments) -> Result<Value, String> {
             file.display()
         ));
     }
+    if file
+        .file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with(BACKUP_PREFIX))
+    {
+        return Err(format!(
+            "{}: in its directory the daemon removes what is called {BACKUP_PREFIX}…; choose another name",
+            file.display()
+        ));
+    }
     let report = client::ask(&arguments.target, "POST", "/v1/backup", None)?;
     let made = report.get("file").and_then(Value::as_str);
     let made = Path::new(made.ok_or("the daemon named no file")?);

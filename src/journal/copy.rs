@@ -15,6 +15,7 @@ use super::engine::{self, Engine, OpenError, Save};
 use super::queue::{Books, INBOX, OUTBOX, Place};
 use super::{Batch, Counter, Journal, Order, ReadError, Table, View};
 use crate::delivery::record;
+use crate::faults::point;
 
 /// Rows are copied in transactions of about this size.
 const STEP_BYTES: usize = 1 << 20;
@@ -126,21 +127,26 @@ pub fn restore(dir: &Path, file: &Path) -> Result<Report, CopyError> {
     for draft in [&tables, &log] {
         engine::remove(draft)?;
     }
-    let mut draft = engine::new_file(&tables)?;
-    io::copy(&mut File::open(file).map_err(io(file))?, &mut draft).map_err(io(file))?;
-    let report = check_backup(&tables)?;
-    engine::sync(&tables)?;
-    engine::fill_log(&engine::new_file(&log)?, &log)?;
-    engine::sync(&log)?;
+    let report = drafted(file, &tables, &log).inspect_err(|_| {
+        // The daemon may need their space to start again.
+        for draft in [&tables, &log] {
+            drop(engine::remove(draft));
+        }
+    })?;
+    point("restore.step");
     let marker = dir.join(engine::RESTORING_FILE);
     engine::remove(&marker)?;
     drop(engine::new_file(&marker)?);
     engine::sync(dir)?;
+    point("restore.step");
     for name in [engine::FILE, engine::LOG_FILE] {
         keep_old(dir, name).map_err(io(&dir.join(name)))?;
+        point("restore.step");
     }
     engine::put(dir, &log, &dir.join(engine::LOG_FILE))?;
+    point("restore.step");
     engine::put(dir, &tables, &dir.join(engine::FILE))?;
+    point("restore.step");
     engine::write_format(dir)?;
     // Restored by root, used by the daemon's user.
     let owner = std::fs::metadata(dir).map_err(io(dir))?;
@@ -153,8 +159,26 @@ pub fn restore(dir: &Path, file: &Path) -> Result<Report, CopyError> {
         let path = dir.join(name);
         std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid())).map_err(io(&path))?;
     }
+    point("restore.step");
     engine::remove(&marker)?;
     engine::sync(dir)?;
+    point("restore.step");
+    Ok(report)
+}
+
+/// Makes what is to be put in the place of a store.
+fn drafted(file: &Path, tables: &Path, log: &Path) -> Result<Report, CopyError> {
+    let io = |source| CopyError::Io {
+        path: file.to_owned(),
+        source,
+    };
+    let mut backup = File::open(file).map_err(io)?;
+    engine::refuse_empty(&backup, file)?;
+    io::copy(&mut backup, &mut engine::new_file(tables)?).map_err(io)?;
+    let report = check_backup(tables)?;
+    engine::sync(tables)?;
+    engine::fill_log(&engine::new_file(log)?, log)?;
+    engine::sync(log)?;
     Ok(report)
 }
 
@@ -178,6 +202,7 @@ fn open(path: &Path) -> Result<Engine, CopyError> {
         path: path.to_owned(),
         source,
     })?;
+    engine::refuse_empty(&file, path)?;
     // On a disk that is full nobody would end its waiting.
     let engine = Engine::on(Box::new(file), Condition::impatient(), None);
     Ok(engine.map_err(|failed| failed.at(path))?)

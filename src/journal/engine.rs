@@ -148,7 +148,9 @@ impl Engine {
             write_format(dir)?;
             sync(dir)?;
         }
-        let engine = Self::on(Box::new(open_file(&path)?), condition, Some(lock));
+        let file = open_file(&path)?;
+        refuse_empty(&file, &path)?;
+        let engine = Self::on(Box::new(file), condition, Some(lock));
         Ok((engine.map_err(|failed| failed.at(&path))?, log))
     }
 
@@ -490,6 +492,14 @@ pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
 fn open_file(path: &Path) -> Result<File, OpenError> {
     let file = File::options().read(true).write(true).open(path);
     file.map_err(io_error(path))
+}
+
+/// A store is never empty, not even one that was just made. Made anew without a word it would hide what is gone.
+pub(super) fn refuse_empty(file: &File, path: &Path) -> Result<(), OpenError> {
+    match file.metadata().map_err(io_error(path))?.len() {
+        0 => Err(damaged(path, "it is empty")),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a file under another name first: an engine killed while it formats its file may leave one

@@ -261,6 +261,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.fail();
+            self.0.close();
         }
     }
 }

@@ -154,9 +154,9 @@ async fn a_death_before_and_after_every_step_loses_nothing() {
     let rounds = if long() { 20 } else { 2 };
     for point in POINTS
         .into_iter()
-        // These have tests of their own, in `formats.rs`, `cards.rs` and `click_kills.rs`.
+        // These have tests of their own, in `formats.rs`, `cards.rs`, `click_kills.rs` and `process.rs`.
         .filter(|point| {
-            let elsewhere = ["migrate", "patch", "shown", "answer.", "late"];
+            let elsewhere = ["migrate", "patch", "shown", "answer.", "late", "restore"];
             !elsewhere.iter().any(|start| point.starts_with(start))
         })
     {

@@ -229,8 +229,18 @@ async fn files_are_private_whatever_the_umask() {
 
 /// Runs a command of the operator; its exit code, and what it said.
 pub async fn command(config: &std::path::Path, arguments: &[&str]) -> (Option<i32>, String) {
+    command_with(config, arguments, &[]).await
+}
+
+/// As [`command`], with more in its environment.
+async fn command_with(
+    config: &std::path::Path,
+    arguments: &[&str],
+    env: &[(&str, &str)],
+) -> (Option<i32>, String) {
     let out = tokio::process::Command::new(program())
         .args(arguments)
+        .envs(env.iter().copied())
         .arg("--config")
         .arg(config)
         .output()
@@ -384,17 +394,85 @@ async fn a_backup_is_made_while_it_runs_and_a_restore_brings_it_back() {
                 kept
             );
             assert!(state.join("journal.redb.before-restore-2").exists());
-            // One that was interrupted: no start takes the half of it for a store.
-            std::fs::write(state.join("journal.restoring"), "").unwrap();
-            let text = std::fs::read_to_string(&config).unwrap();
-            let refused = Daemon::start(program(), dir, &text).await;
-            let said = refused.err().unwrap();
-            assert!(said.contains("dingd restore"), "{said}");
-            assert_eq!(run(&["restore", path]).await.0, Some(0));
         })
         .await;
     let again = stage.send(&text_to(&robot(), "again")).await;
     stage.reaches(&again, "sent").await;
+    stage.close().await;
+}
+
+/// No start takes the half of it for a store: what is there is the old one, the backup, or refused.
+#[tokio::test]
+async fn a_restore_that_is_killed_at_any_step_leaves_no_half_of_a_store() {
+    let mut stage = Stage::open().await;
+    let config = stage.dir.path().join("config.toml");
+    let path = stage.dir.path().join("backup");
+    let path = path.to_str().unwrap();
+    let old = stage.send(&text_to(&robot(), "old")).await;
+    stage.reaches(&old, "sent").await;
+    assert_eq!(command(&config, &["backup", path]).await.0, Some(0));
+    let (mut kills, mut refusals) = (0, 0);
+    loop {
+        stage.daemon.kill().await;
+        let at = format!("restore.step:{}", kills + 1);
+        let restore = ["restore", path];
+        let (code, text) = command_with(&config, &restore, &[("DINGD_DIE_AT", &at)]).await;
+        let state = Daemon::state_dir(stage.dir.path());
+        if state.join("journal.restoring").exists() {
+            let refused = Daemon::start(program(), stage.dir.path(), &stage.config).await;
+            let said = refused.err().unwrap();
+            assert!(said.contains("dingd restore"), "{said}");
+            refusals += 1;
+            assert_eq!(command(&config, &restore).await.0, Some(0));
+        }
+        stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
+            .await
+            .unwrap();
+        assert_eq!(stage.state(&old).await, "sent", "{at}");
+        if code.is_some() {
+            assert_eq!(code, Some(0), "{text}");
+            break;
+        }
+        kills += 1;
+    }
+    assert_eq!((kills, refusals), (8, 6));
+    stage.close().await;
+}
+
+/// Such as is left of a copy to a full disk.
+#[tokio::test]
+async fn an_empty_file_is_neither_a_store_nor_a_backup() {
+    let mut stage = Stage::open().await;
+    let config = stage.dir.path().join("config.toml");
+    let state = Daemon::state_dir(stage.dir.path());
+    let sent = stage.send(&text_to(&robot(), "x")).await;
+    stage.reaches(&sent, "sent").await;
+    // The daemon would take it for one that nobody fetched.
+    let name = state.join("journal.backup-1");
+    let (code, text) = command(&config, &["backup", name.to_str().unwrap()]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("choose another name"), "{text}");
+    assert_eq!(stage.daemon.terminate().await, Some(0));
+    let empty = stage.dir.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    let (code, text) = command(&config, &["restore", empty.to_str().unwrap()]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("it is empty"), "{text}");
+    let left = |name: &str| state.join(name).exists();
+    assert!(!left("journal.redb.before-restore") && !left("journal.redb.restored"));
+    let whole = std::fs::read(state.join("journal.redb")).unwrap();
+    std::fs::write(state.join("journal.redb"), "").unwrap();
+    let refused = Daemon::start(program(), stage.dir.path(), &stage.config).await;
+    let said = refused.err().unwrap();
+    assert!(
+        said.contains("journal.redb") && said.contains("it is empty"),
+        "{said}"
+    );
+    std::fs::write(state.join("journal.redb"), whole).unwrap();
+    stage.daemon = Daemon::start(program(), stage.dir.path(), &stage.config)
+        .await
+        .unwrap();
+    assert_eq!(stage.state(&sent).await, "sent");
     stage.close().await;
 }
 
