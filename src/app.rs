@@ -646,6 +646,7 @@ impl Parts {
             outcomes: self.outbox.outcomes.clone(),
             fresh: self.outbox.fresh.clone(),
             cards: self.outbox.cards.clone(),
+            chats: self.chats.clone(),
             clock: self.clock,
         };
         let (outbox, outbox_entries) = (recovered.outbox, recovered.outbox_entries);

@@ -174,9 +174,9 @@ pub struct Message {
     /// Whom to mention.
     #[serde(default, skip_serializing_if = "At::is_empty")]
     pub at: At,
-    /// Of the enterprise robot, as configured when it was accepted.
+    /// Of the enterprise robot, as configured when it was accepted; what is configured when it is sent counts.
     pub robot_code: String,
-    /// Of the cool app in that group.
+    /// Of the cool app in that group, as it was then.
     pub cool_app_code: Option<String>,
     /// What it is about: the newest of a key stands for all in a digest.
     pub merge_key: Option<String>,

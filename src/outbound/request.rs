@@ -251,13 +251,18 @@ pub(super) fn route<'a>(
                     "在该群安装酷应用（群设置 → 酷应用），或关闭 known_chats_only。",
                     "Install the cool app in that group (group settings → cool apps), or switch known_chats_only off.",
                 )),
-                _ => {
-                    let code = chat.and_then(|chat| chat.cool_app_code).or_else(|| app.cool_app_code.clone());
-                    Ok((Route::Group, Some(app), code))
-                }
+                _ => Ok((Route::Group, Some(app), cool_app_code(app, id, chats))),
             }
         }
     }
+}
+
+/// The code of the cool app that `app` has in a group: the one that was installed there, else the configured one.
+pub(super) fn cool_app_code(app: &App, chat: &str, chats: &Chats) -> Option<String> {
+    let installed = chats
+        .get(&app.name, chat)
+        .and_then(|chat| chat.cool_app_code);
+    installed.or_else(|| app.cool_app_code.clone())
 }
 
 /// The app of that name, or the only one.

@@ -14,6 +14,7 @@ use super::cards::fly::{Boarded, Said};
 use super::cards::{self, Cards, Held};
 use super::fresh::Fresh;
 use super::pool::{Grant, Leaning, SECURITY, is_doubtful, nobody_recognises_it};
+use super::request::cool_app_code;
 use super::settle::Outcomes;
 use super::{Live, Message, Route, Settings, To, dead, reply};
 use crate::cache::token::Tokens;
@@ -27,6 +28,7 @@ use crate::dingtalk::answer::Api;
 use crate::dingtalk::envelope::percent_encode;
 use crate::dingtalk::message::{At, Unfit, a_card};
 use crate::dingtalk::signature;
+use crate::directory::chats::Chats;
 use crate::egress::call::Request;
 use crate::egress::charge::ChargeId;
 use crate::egress::limit::Key;
@@ -64,6 +66,8 @@ pub struct Sender {
     pub fresh: Arc<Fresh>,
     /// What each card is to show.
     pub cards: Arc<Cards>,
+    /// What is known of groups.
+    pub chats: Arc<Chats>,
     /// The clock.
     pub clock: Clock,
 }
@@ -449,14 +453,14 @@ impl Sender {
             return Ok(request);
         }
         let (content, _) = message.part(index);
+        let (robot_code, cool_app_code) = self.codes(message);
         let (path, body) = match &message.to {
             To::Robot(name) => self.webhook(message, carrier.unwrap_or(name), index)?,
             To::Chat(chat) => {
                 let template = content.for_enterprise_robot().map_err(|e| unfit(&e))?;
                 let mut body = json!({"msgKey": template.msg_key, "msgParam": template.msg_param,
-                    "openConversationId": chat, "robotCode": message.robot_code});
-                if let (Some(code), Some(members)) = (&message.cool_app_code, body.as_object_mut())
-                {
+                    "openConversationId": chat, "robotCode": robot_code});
+                if let (Some(code), Some(members)) = (cool_app_code, body.as_object_mut()) {
                     members.insert("coolAppCode".to_owned(), json!(code));
                 }
                 ("/v1.0/robot/groupMessages/send".to_owned(), body)
@@ -471,7 +475,7 @@ impl Sender {
                     .calls
                     .get(index)
                     .map(crate::delivery::state::Call::waiting);
-                let body = json!({"robotCode": message.robot_code, "userIds": users,
+                let body = json!({"robotCode": robot_code, "userIds": users,
                     "msgKey": template.msg_key, "msgParam": template.msg_param});
                 ("/v1.0/robot/oToMessages/batchSend".to_owned(), body)
             }
@@ -483,6 +487,21 @@ impl Sender {
             token,
             body: Bytes::from(body.to_string()),
         })
+    }
+
+    /// The codes of the enterprise robot and of the cool app, as they are now: a message that was refused for
+    /// those that it was accepted with is replayed with others.
+    pub(super) fn codes(&self, message: &Message) -> (String, Option<String>) {
+        let settings = self.settings.load();
+        let app = settings.apps.iter().find(|app| app.name == message.app);
+        let Some(app) = app else {
+            return (message.robot_code.clone(), message.cool_app_code.clone());
+        };
+        let chat = message.to.target();
+        (
+            app.robot_code.clone(),
+            cool_app_code(app, chat, &self.chats),
+        )
     }
 
     /// Signed at the moment of sending: the signature is worth an hour, a message may wait longer.

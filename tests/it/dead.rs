@@ -7,7 +7,7 @@ use dingd::sim::post::Reply;
 use serde_json::{Value, json};
 
 use crate::process::command;
-use crate::support::{Stage, fast, other_event, robot, text_to, until};
+use crate::support::{Stage, fast, other_event, reload, robot, text_to, until};
 
 const OTHER_TOKEN: &str = "the-token-of-another-client";
 
@@ -62,6 +62,31 @@ async fn gone(stage: &Stage, text: &str) -> String {
     let id = stage.send(&text_to(&robot(), text)).await;
     stage.reaches(&id, "dead").await;
     id
+}
+
+/// The cure that it is told with: correct the configuration, then replay.
+#[tokio::test]
+async fn what_a_wrong_robot_code_killed_is_replayed_with_the_right_one() {
+    let code = fast().app.robot_code;
+    let wrong = |config: String| {
+        let code = format!("robot_code = \"{code}\"");
+        config.replace(&code, "robot_code = \"ding-not-ours\"")
+    };
+    let stage = Stage::with(fast(), wrong).await;
+    let id = stage
+        .send(&text_to(&json!({"users": ["manager0001"]}), "x"))
+        .await;
+    stage.reaches(&id, "dead").await;
+    let right = stage
+        .config
+        .replace("ding-not-ours", &fast().app.robot_code);
+    assert_ne!(right, stage.config);
+    reload(&stage, &right).await;
+    let config = stage.dir.path().join("config.toml");
+    let (code, text) = command(&config, &["dead", "replay", &id]).await;
+    assert_eq!(code, Some(0), "{text}");
+    stage.reaches(&id, "sent").await;
+    stage.close().await;
 }
 
 /// A message to a person whose call DingTalk took without an answer, held.
