@@ -393,8 +393,9 @@ impl Sender {
     /// Waits for the app's token, then lets the messages of the app have their turn again, the most urgent
     /// first.
     async fn await_token(&self, seq: u64, message: &Message, mut live: Live, index: usize) -> Left {
+        let app = app_key(&live.app);
         let tokenless = |delay_ms| Left::Tokenless {
-            app: app_key(&live.app),
+            app,
             due_ms: self.clock.mono_ms() + delay_ms,
         };
         if self.tokens.is_fetching(&live.app) {
@@ -407,11 +408,15 @@ impl Sender {
         if let Verdict::Dead(_) = verdict {
             return self.unmade(seq, message, live, index, verdict).await;
         }
+        let known = live.progress.reason.take();
         live.progress.reason = verdict.reason().cloned();
-        let mut batch = Batch::default();
-        self.queue.update(&mut batch, seq, &live, live.tag());
-        self.durable(batch).await;
-        self.again_in(NO_TOKEN_MS + u64::from(random::number() % 1_000))
+        let code = |reason: &Option<Reason>| reason.as_ref().map(|reason| reason.code.clone());
+        if code(&known) != code(&live.progress.reason) {
+            let mut batch = Batch::default();
+            self.queue.update(&mut batch, seq, &live, live.tag());
+            self.durable(batch).await;
+        }
+        tokenless(NO_TOKEN_MS)
     }
 
     /// A call that is not made comes to `verdict` all the same.
