@@ -6,7 +6,7 @@ use dingd::sim::dingtalk::{
 use dingd::sim::post::Reply;
 use serde_json::{Value, json};
 
-use crate::support::{Stage, fast, until};
+use crate::support::{Stage, fast, robot, text_to, until};
 
 pub const CREATE: &str = "/v1.0/card/instances/createAndDeliver";
 pub const DELIVER: &str = "/v1.0/card/instances/deliver";
@@ -131,6 +131,29 @@ async fn a_card_appears_in_the_chat_and_can_be_changed_by_key_and_as_a_whole() {
         stage.events("dingd.message.finished").len() == 3
     })
     .await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_change_of_a_critical_card_is_taken_as_long_as_critical_messages_are() {
+    let edit = |config: String| format!("{config}[outbound]\nqueue_messages_max = 10\n");
+    let stage = Stage::with(fast(), edit).await;
+    let mut body = card_to(&stage.to_chat(), "inc-1");
+    body["priority"] = json!("critical");
+    let id = stage.send_card(&body).await;
+    stage.reaches(&id, "sent").await;
+    stage.box_.set(Switches {
+        down: true,
+        ..Switches::default()
+    });
+    for n in 0..9 {
+        stage.send(&text_to(&robot(), &format!("m{n}"))).await;
+    }
+    let change = json!({"data": {"n": "1"}});
+    let reply = stage.patch_card("inc-1", &change).await;
+    assert_eq!(reply.status, 202, "{}", reply.body);
+    stage.box_.set(Switches::default());
+    stage.agrees("inc-1").await;
     stage.close().await;
 }
 

@@ -90,7 +90,11 @@ impl Api {
             Err(problem) => Err(problem.clone()),
         };
         let priority = change.as_ref().ok().and_then(|change| change.priority);
-        let priority = priority.unwrap_or(Priority::Normal);
+        // Without its own it is as urgent as the card, as far as the client may go.
+        let as_card = found
+            .as_ref()
+            .map_or(Priority::Normal, |(card, _)| card.priority);
+        let priority = priority.unwrap_or(as_card.max(client.max_priority));
         let settings = self.outbox.settings.load_full();
         let tell = |answer| match &found {
             Ok((card, _)) => {
