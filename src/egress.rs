@@ -24,7 +24,7 @@ use crate::delivery::id::short_digest;
 use crate::delivery::retry::scaled;
 use crate::delivery::state::Ambiguous;
 use crate::delivery::verdict::{Reason, Scope, Verdict, Wait};
-use crate::dingtalk::answer::{Api, BAN_MS_MIN, UNREACHABLE};
+use crate::dingtalk::answer::{Api, BAN_MS_MIN, CARD_NOT_DELIVERED, UNREACHABLE};
 use crate::health::Health;
 use crate::http::transport::{Origin, Transport};
 use crate::journal::Journal;
@@ -463,6 +463,8 @@ impl Drop for Permit {
 fn said_by(verdict: &Verdict) -> Said {
     match verdict {
         Verdict::Retry(reason) if reason.code == UNREACHABLE => Said::Failed(Failure::Connection),
+        // That is about the card, or its template.
+        Verdict::Retry(reason) if reason.code == CARD_NOT_DELIVERED => Said::Works,
         Verdict::Retry(_) | Verdict::Unknown(_) => Said::Failed(Failure::Server),
         Verdict::Sent { .. } | Verdict::SentInPart { .. } | Verdict::Dead(_) => Said::Works,
         Verdict::RefreshToken(_) | Verdict::Pause { .. } | Verdict::Blocked { .. } => Said::Nothing,
@@ -545,5 +547,21 @@ impl Kind {
             Scope::Organisation => Some(Self::Organisation),
             Scope::Egress => Some(Self::Egress),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::verdict::Reason;
+
+    #[test]
+    fn what_is_about_one_card_says_nothing_bad_of_the_host() {
+        let retry = |code| Verdict::Retry(Reason::new(code, "", "", ""));
+        assert_eq!(said_by(&retry(CARD_NOT_DELIVERED)), Said::Works);
+        assert_eq!(
+            said_by(&retry("system_error")),
+            Said::Failed(Failure::Server)
+        );
     }
 }

@@ -23,6 +23,8 @@ use crate::delivery::verdict::{Reason, Verdict};
 
 /// The slug of a call that surely did not arrive.
 pub const UNREACHABLE: &str = why::DINGTALK_UNREACHABLE.slug;
+/// The code of the reason why a card is not where it was to go.
+pub const CARD_NOT_DELIVERED: &str = why::CARD_NOT_DELIVERED.slug;
 
 /// An IP ban lasts at least this long, in milliseconds (outbound.md §7.3).
 pub const BAN_MS_MIN: u64 = 300_000;

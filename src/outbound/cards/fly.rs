@@ -8,7 +8,7 @@ use super::{Card, Held, Lock};
 use crate::delivery::id::MessageId;
 use crate::delivery::state::State;
 use crate::delivery::verdict::{Reason, Verdict};
-use crate::dingtalk::answer::{self, Answer, Api};
+use crate::dingtalk::answer::{self, Answer, Api, CARD_NOT_DELIVERED};
 use crate::dingtalk::instance::{Change, Generation, Order, Spaces};
 use crate::dingtalk::message::{Content, a_card};
 use crate::egress::call::Request;
@@ -22,8 +22,6 @@ use crate::secret::Secret;
 const EXISTS: &str = "card_exists";
 /// Of a card that is not there.
 pub(super) const UNKNOWN: &str = "card_unknown";
-/// Nobody knows whether the card exists after this refusal, which has no code.
-const NOT_DELIVERED: &str = "card_not_delivered";
 
 /// A call that is about to be made, with its card in hand until that is on disk.
 #[derive(Debug)]
@@ -53,7 +51,7 @@ impl Said {
         };
         let vague = verdict
             .reason()
-            .is_some_and(|reason| reason.code == NOT_DELIVERED);
+            .is_some_and(|reason| reason.code == CARD_NOT_DELIVERED);
         let made = reply.is_some_and(|reply| {
             answer::card_was_made(&Answer {
                 status: reply.status,
