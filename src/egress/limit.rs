@@ -223,7 +223,11 @@ impl Limits {
     /// Takes a place in every limit of `keys`, or in none.
     pub fn acquire(&mut self, keys: &[Key], critical: bool, now_ms: u64) -> Result<(), Full> {
         for key in keys {
-            self.check(*key, critical, now_ms)?;
+            let checked = self.check(*key, critical, now_ms);
+            if checked.is_err() || self.is_over(*key, critical) {
+                crate::metrics::rate_limited(key.kind.label());
+            }
+            checked?;
         }
         for key in keys {
             if let Err(until_ms) = self.breakers.acquire(*key, now_ms) {
@@ -300,7 +304,6 @@ impl Limits {
         if used < allowed as usize {
             return Ok(());
         }
-        crate::metrics::rate_limited(key.kind.label());
         if rule.shadow {
             return Ok(());
         }
@@ -314,6 +317,16 @@ impl Limits {
             key,
             until_ms: until_ms.max(now_ms + 1),
         })
+    }
+
+    /// Whether a limit that only counts would have made a call wait.
+    fn is_over(&self, key: Key, critical: bool) -> bool {
+        let shadow = self.rules.0.get(&key.kind).filter(|rule| rule.shadow);
+        let full = |rule: &Rule| {
+            let used = self.gates.get(&key).map_or(0, Gate::used);
+            used >= rule.allows(critical) as usize
+        };
+        shadow.is_some_and(full)
     }
 
     /// A call ended: its place ages from now. `said` is what it says about the host and, if that was
