@@ -192,6 +192,7 @@ impl Outbox {
             priority,
             ambiguous,
             lifetime_ms,
+            is_reply,
         } = asked;
         message.id = new_id(wall_ms, seq);
         cards::accept::name(&mut message);
@@ -209,7 +210,11 @@ impl Outbox {
             ambiguous,
             route,
             progress: Progress::in_parts(calls(&message), message.parts.len()),
-            fold: fold(&message.content, priority, ambiguous),
+            fold: if is_reply {
+                Fold::Never
+            } else {
+                fold(&message.content, priority, ambiguous)
+            },
             digest: None,
             unkeyed: false,
             session_over: false,

@@ -148,6 +148,7 @@ fn check(
         priority,
         ambiguous: body.ambiguous.unwrap_or(app.ambiguous),
         lifetime_ms,
+        is_reply: true,
     })
 }
 

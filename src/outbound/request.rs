@@ -29,6 +29,8 @@ pub struct Asked {
     pub ambiguous: Ambiguous,
     /// Worth sending for this long, in milliseconds.
     pub lifetime_ms: u64,
+    /// It answers somebody, so it never goes in a digest.
+    pub is_reply: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -190,6 +192,7 @@ fn check(
         priority: body.priority,
         ambiguous: ambiguous.unwrap_or_default(),
         lifetime_ms,
+        is_reply: false,
     })
 }
 

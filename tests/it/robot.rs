@@ -143,6 +143,33 @@ async fn a_reply_by_the_api_reaches_the_group_and_mentions_people() {
     stage.close().await;
 }
 
+/// Somebody waits for each of them.
+#[tokio::test]
+async fn replies_above_the_limit_wait_and_are_in_no_digest() {
+    let mut settings = fast();
+    for group in &mut settings.groups {
+        group.cool_app_installed = true;
+    }
+    let soon = |config: String| format!("{config}[outbound.digest]\nafter_s = 1\n");
+    let stage = Stage::with(settings, soon).await;
+    let url = format!("{}/callback/oncall/robot", stage.daemon.callbacks());
+    stage.box_.set_robot_url(Some(&url));
+    stage.box_.say(&stage.chat(), "manager0001", "status").await;
+    until("it is told", async || stage.events(MESSAGE).len() == 1).await;
+    let reply_to = stage.events(MESSAGE)[0].body["data"]["reply_to"].clone();
+    let mut ids = vec![];
+    for n in 0..30 {
+        let body = json!({"reply_to": reply_to, "content": {"text": {"content": format!("r{n}")}}});
+        let answer = reply(&stage, &body).await;
+        ids.push(answer.json()["id"].as_str().unwrap().to_owned());
+    }
+    for id in ids {
+        stage.reaches(&id, "sent").await;
+    }
+    assert_eq!(stage.box_.delivered().len(), 30);
+    stage.close().await;
+}
+
 #[tokio::test]
 async fn a_session_that_dies_early_does_not_take_the_reply_with_it() {
     let stage = stage().await;

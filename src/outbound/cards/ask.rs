@@ -125,6 +125,7 @@ pub fn card(
         priority: body.priority,
         ambiguous: Ambiguous::Retry,
         lifetime_ms,
+        is_reply: false,
     })
 }
 
