@@ -181,8 +181,13 @@ impl<K: Clone + Eq + Hash, T: Copy, G: Clone + Eq + Hash> Lanes<K, T, G> {
     /// The next lane whose head is due, with the head. The caller must answer with
     /// [`Self::fly`], [`Self::park`] or [`Self::drop_head`].
     pub fn next(&mut self, now_ms: u64) -> Option<(LaneId, T)> {
+        self.next_of(Priority::Low, now_ms)
+    }
+
+    /// As [`Self::next`], of those that are at least as urgent as this.
+    pub fn next_of(&mut self, least: Priority, now_ms: u64) -> Option<(LaneId, T)> {
         self.wake(now_ms);
-        for turns in &mut self.ready {
+        for turns in self.ready.iter_mut().take(least.index() + 1) {
             while let Some(id) = turns.pop() {
                 let Some(lane) = self.slots.get_mut(id.0) else {
                     continue;

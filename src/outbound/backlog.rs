@@ -171,9 +171,12 @@ impl Backlog {
         let accepted_s = mono_ms.saturating_sub(age_ms) / 1_000;
         // What was tried may have arrived: it is not told a second time under another name.
         let tried = live.progress.attempts > 0;
+        // Even if the clock has been set back since it was accepted.
+        let lifetime_ms = live.expires_ms.saturating_sub(live.accepted_ms);
+        let left_ms = live.expires_ms.saturating_sub(wall_ms).min(lifetime_ms);
         Entry {
             lane: live.lane,
-            expires_ms: mono_ms + live.expires_ms.saturating_sub(wall_ms),
+            expires_ms: mono_ms + left_ms,
             accepted_s: u32::try_from(accepted_s).unwrap_or(u32::MAX),
             fold: if tried { Fold::Never } else { live.fold },
             members_max_log2: MEMBERS_MAX_LOG2,
@@ -463,6 +466,11 @@ impl Backlog {
 /// The gate at which those wait whose turn comes when message `seq` has ended, or its attempt.
 fn end_of(seq: u64) -> Key {
     Key::new(Kind::Chat, short_digest(&[b"end", &seq.to_be_bytes()]))
+}
+
+/// The gate at which repeats to `host` wait for a place in its budget.
+pub(super) fn budget_of(host: Key) -> Key {
+    Key::new(Kind::Host, short_digest(&[b"budget", &host.bytes()]))
 }
 
 /// What was waiting on disk at the start, taken in one by one so that no state is kept as a whole.

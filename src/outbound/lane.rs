@@ -6,12 +6,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::Live;
-use super::backlog::{Again, Backlog, Recovery, Shared};
+use super::backlog::{Again, Backlog, Recovery, Shared, budget_of};
 use super::pool::{Grant, Pools};
 use super::send::{Left, Sender};
 use crate::delivery::lanes::{Landed, LaneId};
-use crate::delivery::random;
-use crate::delivery::retry::{Budget, no_room_ms};
+use crate::delivery::retry::Budget;
 use crate::delivery::state::{Priority, State};
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
@@ -28,6 +27,8 @@ const STEP_MAX: usize = 256;
 const ENDINGS_MAX: usize = 64;
 /// A message whose turn comes behind one that has just ended, or its call, looks again after this, in milliseconds.
 const BEHIND_AGAIN_MS: u64 = 50;
+/// Attempts of critical messages beyond `concurrency`: a host that hangs may have all others.
+const CRITICAL_PLACES: usize = 8;
 /// The end of a message that cannot be read or written is tried again after this, in milliseconds.
 const END_AGAIN_MS: u64 = 2_000;
 
@@ -112,7 +113,7 @@ pub async fn run(
             }
             Some(command) = commands.recv() => {
                 // What was accepted before the command was given must be known to it.
-                work.take_in_more(&mut appended);
+                while work.take_in_more(&mut appended) {}
                 work.obey(command);
             }
             () = egress.cleared() => work.open_all_gates(),
@@ -157,8 +158,13 @@ impl Work {
         self.open_gates(now_ms);
         let attempts_max = self.sender.settings.load().concurrency;
         let mut decided = 0;
-        while self.attempts.len() < attempts_max && decided < STEP_MAX {
-            let Some((lane, seq)) = self.backlog.lanes.next(now_ms) else {
+        while decided < STEP_MAX {
+            let least = match self.attempts.len() {
+                under_way if under_way < attempts_max => Priority::Low,
+                under_way if under_way < attempts_max + CRITICAL_PLACES => Priority::Critical,
+                _ => break,
+            };
+            let Some((lane, seq)) = self.backlog.lanes.next_of(least, now_ms) else {
                 break;
             };
             decided += 1;
@@ -173,7 +179,7 @@ impl Work {
         let expiry = self.backlog.expires_at().filter(|_| endable);
         let gate = self.gates.first().map(|(until_ms, _)| *until_ms);
         // The same with all places for attempts.
-        let startable = self.attempts.len() < attempts_max;
+        let startable = self.attempts.len() < attempts_max + CRITICAL_PLACES;
         let due = self.backlog.lanes.wakes_at().filter(|_| startable);
         [due, expiry, gate]
             .into_iter()
@@ -197,10 +203,7 @@ impl Work {
             .take(place.repeats)
         {
             metrics::retry_budget_exhausted(host_name(place.host));
-            let due_ms = now_ms + no_room_ms(random::share());
-            let failed = false;
-            let later = Landed::Again { due_ms, failed };
-            self.backlog.lanes.land(lane, later, now_ms);
+            self.backlog.lanes.park(lane, budget_of(place.host));
             return;
         }
         let Some((shared, leaning)) = self.backlog.head(seq) else {
@@ -284,6 +287,10 @@ impl Work {
     fn give_back(&mut self, place: Place) {
         let budget = self.budgets.entry(place.host).or_default();
         budget.give_back(place.repeats);
+        if place.repeats {
+            // Whoever still waits there has the next one.
+            let _others = self.backlog.lanes.open(&budget_of(place.host), 1);
+        }
     }
 
     fn open_gates(&mut self, now_ms: u64) {
@@ -322,13 +329,15 @@ impl Work {
         }
     }
 
-    fn take_in_more(&mut self, appended: &mut mpsc::UnboundedReceiver<Appended<Live>>) {
+    /// Whether there may be more.
+    fn take_in_more(&mut self, appended: &mut mpsc::UnboundedReceiver<Appended<Live>>) -> bool {
         for _ in 0..STEP_MAX {
             let Ok(entry) = appended.try_recv() else {
-                return;
+                return false;
             };
             self.backlog.take_in(entry.seq, &entry.state);
         }
+        true
     }
 
     fn land(&mut self, ended: Result<Landing, tokio::task::JoinError>) {
@@ -339,6 +348,12 @@ impl Work {
         };
         let now_ms = self.sender.clock.mono_ms();
         self.give_back(landing.place);
+        // Its place is for the most urgent of those that wait for one, not for whoever comes first.
+        for key in [landing.place.host, Key::EGRESS] {
+            if self.gated.contains_key(&key) {
+                self.gate(key, now_ms);
+            }
+        }
         match landing.left {
             Left::Finished | Left::Parts => {
                 self.backlog.forget(landing.seq);

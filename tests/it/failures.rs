@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dingd::sim::dingtalk::{Casing, Group, Settings, Switches, Wrong};
+use dingd::sim::dingtalk::{Casing, Group, Settings, Switches, User, Wrong};
 use serde_json::{Value, json};
 
 use crate::support::{Stage, fast, reload, robot, text_to, until};
@@ -141,6 +141,40 @@ async fn a_pause_of_one_api_of_an_app_is_waited_out_over_a_crash_and_a_reload() 
     reload(&stage, &stage.config).await;
     assert!(paused(&stage).await);
     assert_eq!(stage.state(&id).await, "queued");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_host_that_hangs_leaves_places_for_what_is_critical() {
+    let edit = |config: String| format!("{config}[outbound]\nconcurrency = 2\n");
+    let users = ["u1", "u2"].map(|id| User::named(id, "n", "13900000000"));
+    let settings = Settings {
+        users: users.into(),
+        ..fast()
+    };
+    let stage = Stage::with(settings, edit).await;
+    let slow = |slow_ms| Switches {
+        only: Some("/v1.0/robot".to_owned()),
+        slow_ms,
+        ..Switches::default()
+    };
+    stage.box_.set(slow(8_000));
+    let mut hanging = vec![];
+    for user in ["u1", "u2"] {
+        hanging.push(stage.send(&text_to(&json!({"users": [user]}), "x")).await);
+    }
+    until("they are under way", async || {
+        stage.box_.delivered().len() == 2
+    })
+    .await;
+    let mut critical = text_to(&robot(), "critical");
+    critical["priority"] = json!("critical");
+    let critical = stage.send(&critical).await;
+    stage.reaches(&critical, "sent").await;
+    for id in &hanging {
+        assert_ne!(stage.state(id).await, "sent", "it went beside them");
+    }
+    stage.box_.set(Switches::default());
     stage.close().await;
 }
 
