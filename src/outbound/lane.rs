@@ -10,7 +10,8 @@ use super::backlog::{Again, Backlog, Recovery, Shared, budget_of};
 use super::pool::{Grant, Pools};
 use super::send::{Left, Sender};
 use crate::delivery::lanes::{Landed, LaneId};
-use crate::delivery::retry::Budget;
+use crate::delivery::random;
+use crate::delivery::retry::{Budget, no_room_ms};
 use crate::delivery::state::{Priority, State};
 use crate::delivery::verdict::Reason;
 use crate::drain::Drain;
@@ -203,7 +204,10 @@ impl Work {
             .take(place.repeats)
         {
             metrics::retry_budget_exhausted(host_name(place.host));
-            self.backlog.lanes.park(lane, budget_of(place.host));
+            // Whoever is let in when a place is free may not need it: so all look again after a while.
+            let gate = budget_of(place.host);
+            self.backlog.lanes.park(lane, gate);
+            self.gate(gate, now_ms + no_room_ms(random::share()));
             return;
         }
         let Some((shared, leaning)) = self.backlog.head(seq) else {
