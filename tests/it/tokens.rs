@@ -63,7 +63,7 @@ async fn when_the_token_is_there_the_most_urgent_of_those_that_wait_goes_first()
     let stage = Stage::with(settings, edit).await;
     stage.box_.set(Switches {
         only: Some("/v1.0/oauth2/accessToken".into()),
-        slow_ms: 750,
+        slow_ms: 2_950,
         ..Switches::default()
     });
     let mut ids = vec![];
