@@ -276,6 +276,8 @@ async fn a_ban_that_a_token_fetch_met_survives_a_crash() {
         degraded.contains("egress until")
     };
     until("it is reported", async || banned(&stage).await).await;
+    // It is written when it is reported: it is on disk with what is acknowledged after that.
+    stage.send(&text_to(&people(), "later")).await;
     let stage = stage.crash().await;
     assert!(banned(&stage).await, "the ban is not over");
     assert_eq!(stage.message(&id).await["attempts"], 0);
