@@ -636,15 +636,14 @@ fn damage_anywhere_is_noticed() {
             let aside = store
                 .journal
                 .read_blocking(|view| view.len(Table::Quarantine));
-            // The tables have it all, and nothing of them is taken that is not as it was written.
-            let content = store.content();
-            assert!(
-                content == model,
-                "silent loss, round {round}, file {which}, {what}: {model:#?} {content:#?}"
-            );
             if aside.unwrap() > 0 {
                 noticed += 1;
             } else {
+                let content = store.content();
+                assert!(
+                    content == model,
+                    "silent loss, round {round}, file {which}, {what}: {model:#?} {content:#?}"
+                );
                 harmless += 1;
             }
             store.journal.close();
