@@ -49,11 +49,7 @@ fn back_up(arguments: &Arguments) -> Result<Value, String> {
             file.display()
         ));
     }
-    if file
-        .file_name()
-        .and_then(|name| name.to_str())
-        .is_some_and(|name| name.starts_with(BACKUP_PREFIX))
-    {
+    if is_the_daemons(file) {
         return Err(format!(
             "{}: in its directory the daemon removes what is called {BACKUP_PREFIX}…; choose another name",
             file.display()
@@ -63,9 +59,8 @@ fn back_up(arguments: &Arguments) -> Result<Value, String> {
     let made = report.get("file").and_then(Value::as_str);
     let made = Path::new(made.ok_or("the daemon named no file")?);
     let socket = client::socket(&arguments.target)?;
-    let name = made.file_name().and_then(|name| name.to_str());
     // This may be root and the daemon is not: it does not get to choose what is read and removed.
-    if made.parent() != socket.parent() || !name.is_some_and(|n| n.starts_with(BACKUP_PREFIX)) {
+    if made.parent() != socket.parent() || !is_the_daemons(made) {
         return Err(format!("{} is not a backup of the daemon", made.display()));
     }
     let fetched = fetch(made, file)
@@ -81,6 +76,12 @@ fn back_up(arguments: &Arguments) -> Result<Value, String> {
         complain(&format!("{} is not a good backup", file.display()));
     }
     fetched.map(|()| report)
+}
+
+/// Whether a backup is called as the daemon calls its own.
+fn is_the_daemons(file: &Path) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(BACKUP_PREFIX))
 }
 
 fn fetch(from: &Path, to: &Path) -> std::io::Result<()> {

@@ -4,6 +4,7 @@
 //! this, as many connections as a door may have that send nothing would keep DingTalk out until they time out.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -22,7 +23,8 @@ struct Queue {
 #[derive(Debug)]
 pub(super) struct Guest {
     waiting: Arc<Waiting>,
-    place: Mutex<Option<u64>>,
+    /// Its key among those that are waited for; 0 is nobody's. Changed only while the queue is locked.
+    place: AtomicU64,
     asked_to_leave: Arc<Notify>,
 }
 
@@ -37,7 +39,7 @@ impl Waiting {
     pub(super) fn welcome(self: &Arc<Self>) -> Guest {
         let guest = Guest {
             waiting: self.clone(),
-            place: Mutex::default(),
+            place: AtomicU64::default(),
             asked_to_leave: Arc::default(),
         };
         guest.is_waited_for();
@@ -56,24 +58,18 @@ impl Guest {
         queue.next += 1;
         let place = queue.next;
         queue.by_age.insert(place, self.asked_to_leave.clone());
-        *self.place() = Some(place);
+        self.place.store(place, Ordering::Relaxed);
     }
 
     /// Its request is there, and worked on.
     pub(super) fn is_served(&self) {
         let mut queue = self.waiting.queue();
-        if let Some(place) = self.place().take() {
-            queue.by_age.remove(&place);
-        }
+        queue.by_age.remove(&self.place.swap(0, Ordering::Relaxed));
     }
 
     /// Returns when it is to make room.
     pub(super) async fn asked_to_leave(&self) {
         self.asked_to_leave.notified().await;
-    }
-
-    fn place(&self) -> MutexGuard<'_, Option<u64>> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

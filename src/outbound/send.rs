@@ -14,7 +14,7 @@ use super::cards::fly::{Boarded, Said};
 use super::cards::{self, Cards, Held};
 use super::fresh::Fresh;
 use super::pool::{Grant, Leaning, SECURITY, is_doubtful, nobody_recognises_it};
-use super::request::cool_app_code;
+use super::request::{app, cool_app_code};
 use super::settle::Outcomes;
 use super::{Live, Message, Route, Settings, To, dead, reply};
 use crate::cache::token::Tokens;
@@ -408,10 +408,9 @@ impl Sender {
         if let Verdict::Dead(_) = verdict {
             return self.unmade(seq, message, live, index, verdict).await;
         }
-        let known = live.progress.reason.take();
-        live.progress.reason = verdict.reason().cloned();
-        let code = |reason: &Option<Reason>| reason.as_ref().map(|reason| reason.code.clone());
-        if code(&known) != code(&live.progress.reason) {
+        let code = |reason: Option<&Reason>| reason.map(|reason| reason.code.clone());
+        if code(live.progress.reason.as_ref()) != code(verdict.reason()) {
+            live.progress.reason = verdict.reason().cloned();
             let mut batch = Batch::default();
             self.queue.update(&mut batch, seq, &live, live.tag());
             self.durable(batch).await;
@@ -458,14 +457,15 @@ impl Sender {
             return Ok(request);
         }
         let (content, _) = message.part(index);
-        let (robot_code, cool_app_code) = self.codes(message);
         let (path, body) = match &message.to {
             To::Robot(name) => self.webhook(message, carrier.unwrap_or(name), index)?,
             To::Chat(chat) => {
                 let template = content.for_enterprise_robot().map_err(|e| unfit(&e))?;
                 let mut body = json!({"msgKey": template.msg_key, "msgParam": template.msg_param,
-                    "openConversationId": chat, "robotCode": robot_code});
-                if let (Some(code), Some(members)) = (cool_app_code, body.as_object_mut()) {
+                    "openConversationId": chat, "robotCode": self.robot_code(message)});
+                if let (Some(code), Some(members)) =
+                    (self.cool_app_code(message, chat), body.as_object_mut())
+                {
                     members.insert("coolAppCode".to_owned(), json!(code));
                 }
                 ("/v1.0/robot/groupMessages/send".to_owned(), body)
@@ -480,7 +480,7 @@ impl Sender {
                     .calls
                     .get(index)
                     .map(crate::delivery::state::Call::waiting);
-                let body = json!({"robotCode": robot_code, "userIds": users,
+                let body = json!({"robotCode": self.robot_code(message), "userIds": users,
                     "msgKey": template.msg_key, "msgParam": template.msg_param});
                 ("/v1.0/robot/oToMessages/batchSend".to_owned(), body)
             }
@@ -494,19 +494,21 @@ impl Sender {
         })
     }
 
-    /// The codes of the enterprise robot and of the cool app, as they are now: a message that was refused for
-    /// those that it was accepted with is replayed with others.
-    pub(super) fn codes(&self, message: &Message) -> (String, Option<String>) {
+    /// The code of the enterprise robot, as it is now: a message that was refused for the one that it was accepted
+    /// with is replayed with another.
+    pub(super) fn robot_code(&self, message: &Message) -> String {
         let settings = self.settings.load();
-        let app = settings.apps.iter().find(|app| app.name == message.app);
-        let Some(app) = app else {
-            return (message.robot_code.clone(), message.cool_app_code.clone());
-        };
-        let chat = message.to.target();
-        (
-            app.robot_code.clone(),
-            cool_app_code(app, chat, &self.chats),
-        )
+        let app = app(Some(&message.app), &settings);
+        app.map_or_else(|_| message.robot_code.clone(), |app| app.robot_code.clone())
+    }
+
+    /// The same of the cool app in `chat`.
+    fn cool_app_code(&self, message: &Message, chat: &str) -> Option<String> {
+        let settings = self.settings.load();
+        match app(Some(&message.app), &settings) {
+            Ok(app) => cool_app_code(app, chat, &self.chats),
+            Err(_) => message.cool_app_code.clone(),
+        }
     }
 
     /// Signed at the moment of sending: the signature is worth an hour, a message may wait longer.

@@ -8,11 +8,15 @@ use crate::support::{Stage, fast, until};
 
 const MESSAGE: &str = "dingtalk.robot.message";
 
-async fn stage_with(mut settings: Settings) -> Stage {
+async fn stage_with(settings: Settings) -> Stage {
+    stage_edited(settings, |config| config).await
+}
+
+async fn stage_edited(mut settings: Settings, edit: impl FnOnce(String) -> String) -> Stage {
     for group in &mut settings.groups {
         group.cool_app_installed = true;
     }
-    let stage = Stage::with(settings, |config| config).await;
+    let stage = Stage::with(settings, edit).await;
     let url = format!("{}/callback/oncall/robot", stage.daemon.callbacks());
     stage.box_.set_robot_url(Some(&url));
     stage
@@ -146,14 +150,8 @@ async fn a_reply_by_the_api_reaches_the_group_and_mentions_people() {
 /// Somebody waits for each of them.
 #[tokio::test]
 async fn replies_above_the_limit_wait_and_are_in_no_digest() {
-    let mut settings = fast();
-    for group in &mut settings.groups {
-        group.cool_app_installed = true;
-    }
     let soon = |config: String| format!("{config}[outbound.digest]\nafter_s = 1\n");
-    let stage = Stage::with(settings, soon).await;
-    let url = format!("{}/callback/oncall/robot", stage.daemon.callbacks());
-    stage.box_.set_robot_url(Some(&url));
+    let stage = stage_edited(fast(), soon).await;
     stage.box_.say(&stage.chat(), "manager0001", "status").await;
     until("it is told", async || stage.events(MESSAGE).len() == 1).await;
     let reply_to = stage.events(MESSAGE)[0].body["data"]["reply_to"].clone();

@@ -143,7 +143,7 @@ async fn a_certificate_is_renewed_without_dropping_a_connection_and_a_broken_one
     stage.close().await;
 }
 
-/// With 1, after which systemd tries again: with 78, as for a mistake in the configuration, it would not.
+/// With 1, after which systemd tries again: with 64, as for a mistake in the configuration, it would not.
 #[tokio::test]
 async fn a_start_with_a_broken_certificate_names_the_file_and_ends_with_1() {
     let tls = tempfile::tempdir().unwrap();

@@ -136,7 +136,7 @@ impl Sender {
         // A record that was damaged and set aside is made anew.
         let mut held = lock.or(|| Card::new(message, live, order));
         let making = held.card.make(message.id);
-        let (robot, _) = self.codes(message);
+        let robot = self.robot_code(message);
         let (face, robot, at) = (&held.card.base, robot.as_str(), &message.at);
         let (api, path, body) = match order.generation {
             Generation::Current if making.deliver => (
